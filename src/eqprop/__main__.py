@@ -1,0 +1,8 @@
+"""``python -m eqprop``."""
+
+import sys
+
+from eqprop.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

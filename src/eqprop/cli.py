@@ -1,0 +1,365 @@
+"""The command line: ``eqprop`` or ``python -m eqprop``.
+
+Every command exits 0 on success, 2 on bad usage and 1 on failure, and then says on one line of
+standard error what was wrong, what was expected and what to do. Results go to standard output,
+everything else to standard error.
+
+This module imports neither torch nor matplotlib, so that ``--help`` and refusals come at once.
+"""
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from eqprop.experiment import ConfigurationError, Experiment, parse_setting
+from eqprop.presets import PRESETS, preset
+
+__all__ = ["Failure", "UsageError", "main"]
+
+
+class UsageError(Exception):
+    """Bad usage: exit status 2."""
+
+
+class Failure(Exception):  # noqa: N818 - the user reads it, not the programmer
+    """Something went wrong that the user can do something about: exit status 1."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what was wrong on one line, and leaves it to :func:`main` to exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+_TRAIN = """\
+Train a network. Without any argument, a small one learns 8×8 digits that come with the
+installation, in some seconds. A PRESET names a published experiment (see `eqprop presets`);
+every setting of it can be overridden here or in a TOML file:
+
+  eqprop train                                   the embedded digits
+  eqprop train p-1h --data-dir ~/data            MNIST, downloaded there if absent
+  eqprop train p-1h --epochs 5 --estimator bptt  other settings
+  eqprop train --config my.toml --seed 3         settings of a file, then of the command line
+  eqprop train --resume runs/p-1h                go on where a run was stopped
+"""
+
+_TRAIN_END = """\
+The run's folder receives config.json, metrics.jsonl (one line per epoch), checkpoint/ (written
+after every epoch; a run killed at any moment can be resumed) and curves.png.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parser().parse_args(words)
+        return options.command(options)
+    except (UsageError, ConfigurationError) as error:
+        return _complain(error, 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone: there is nobody left to tell.
+        sys.stdout = None
+        return 1
+    except OSError as error:
+        return _complain(f"{error.filename or 'file'}: {error.strerror or error}", 1)
+    except Failure as error:
+        return _complain(error, 1)
+
+
+def _complain(error: object, status: int) -> int:
+    print(f"eqprop: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="eqprop",
+        description="Train networks with Equilibrium Propagation.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"eqprop {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_presets(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("eqprop")
+
+
+def _add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, **texts: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **{"description": summary, **texts},
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    parser = _add_command(
+        commands, "train", _train, "train a network", description=_TRAIN, epilog=_TRAIN_END
+    )
+    parser.add_argument(
+        "preset",
+        metavar="PRESET",
+        nargs="?",
+        help=f"one of {', '.join(PRESETS)} (default: digits)",
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", type=Path, metavar="DIR", help="new folder for the run "
+                     "(default: runs/PRESET-DATE-TIME)")  # fmt: skip
+    run.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with the run of that folder; only "
+        "--epochs can be changed"
+    )  # fmt: skip
+    run.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, named as "
+                     "below with _ for -; it may name a preset")  # fmt: skip
+    run.add_argument("--data-dir", metavar="DIR", help="where data sets lie, or are downloaded to "
+                     "(default: $EQPROP_DATA, else your cache folder)")  # fmt: skip
+    run.add_argument("--json", action="store_true", help="print the last metrics as JSON")
+    run.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too "
+                     "(needs eqprop[tensorboard])")  # fmt: skip
+    _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One option for every setting of an experiment; those not given are absent."""
+    groups: dict[str, Any] = {}
+    for setting in fields(Experiment):
+        group = setting.metadata["group"]
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group, "default: as in the preset")
+        option = f"--{setting.name.replace('_', '-')}"
+        choices: dict[str, Any] = {"metavar": setting.name.rpartition("_")[2].upper()}
+        if setting.type is bool:
+            choices = {"action": argparse.BooleanOptionalAction}
+        elif get_origin(setting.type) is Literal:
+            choices = {"metavar": "{" + ",".join(get_args(setting.type)) + "}"}
+        elif get_origin(setting.type) is tuple:
+            choices = {"nargs": "*", "metavar": "N"}
+        assert setting.default is not MISSING
+        groups[group].add_argument(
+            option,
+            dest=setting.name,
+            default=argparse.SUPPRESS,
+            help=setting.metadata["help"].replace("%", "%%"),
+            **choices,
+        )
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add_command(commands, "evaluate", _evaluate, "measure the error of a trained network")
+    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument(
+        "--split", choices=("test", "train"), default="test", help="which samples (default: test)"
+    )
+    parser.add_argument(
+        "--free-steps", metavar="T", help="steps of the free phase (default: those of the run)"
+    )
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: that of the run)")
+    parser.add_argument("--data-dir", metavar="DIR", help="as for train")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_presets(commands: Any) -> None:
+    parser = _add_command(
+        commands, "presets", _presets, "list the presets, with the published results"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "bench",
+        _bench,
+        "measure the time of a training mini-batch",
+        description=(
+            "Measure the time of one training mini-batch, from the free phase to the update of the "
+            "weights,\non random pixels. u is the time of one 20×512 by 512×512 float32 matrix "
+            "product on the same\ndevice and threads, so that figures carry over between machines. "
+            "Run nothing else meanwhile."
+        ),
+    )
+    parser.add_argument(
+        "presets",
+        metavar="PRESET",
+        nargs="*",
+        help="which presets (default: all)",
+    )
+    parser.add_argument(
+        "--estimator", nargs="+", choices=("ep", "bptt", "rbp"), help="default: as in the preset"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--threads", default="1", help="CPU threads (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings given on the command line."""
+    return {
+        setting.name: parse_setting(setting, getattr(options, setting.name))
+        for setting in fields(Experiment)
+        if hasattr(options, setting.name)
+    }
+
+
+def _experiment(options: argparse.Namespace) -> tuple[str, Experiment]:
+    """Preset, then TOML file, then command line; the preset's name, and the experiment."""
+    from_file: dict[str, Any] = {}
+    if options.config is not None:
+        try:
+            from_file = tomllib.loads(options.config.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UsageError(f"--config {options.config}: expected a file, found none") from None
+        except OSError as error:
+            raise UsageError(f"--config {options.config}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"--config {options.config}: expected TOML: {error}") from None
+    name = from_file.pop("preset", "digits")
+    if not isinstance(name, str):
+        raise ConfigurationError("preset", name, f"one of {', '.join(PRESETS)}")
+    name = options.preset or name
+    # In one step, so that e.g. hidden layers and learning rates may change together.
+    return name, preset(name).override({**from_file, **_settings(options)})
+
+
+def _train(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    if options.resume is None:
+        name, experiment = _experiment(options)
+        from eqprop.commands import train
+
+        return train(
+            name,
+            experiment,
+            out=options.out,
+            data_dir=options.data_dir,
+            as_json=options.json,
+            tensorboard=options.tensorboard,
+        )
+    for option, given in (
+        ("PRESET", options.preset),
+        ("--out", options.out),
+        ("--config", options.config),
+    ):
+        if given is not None:
+            raise UsageError(
+                f"{option} {given}: expected no {option} with --resume; "
+                "a resumed run has its preset, settings and folder already"
+            )
+    others = sorted(set(settings) - {"epochs"})
+    if others:
+        raise UsageError(
+            f"--{others[0].replace('_', '-')}: expected no setting but --epochs with --resume, "
+            "as a resumed run goes on exactly as it was; start a new run instead"
+        )
+    from eqprop.commands import resume
+
+    return resume(
+        options.resume,
+        settings.get("epochs"),
+        data_dir=options.data_dir,
+        as_json=options.json,
+        tensorboard=options.tensorboard,
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    overrides = {
+        setting.name: parse_setting(setting, given)
+        for setting in fields(Experiment)
+        if (given := getattr(options, setting.name, None)) is not None
+    }
+    from eqprop.commands import evaluate
+
+    return evaluate(
+        options.run,
+        split=options.split,
+        overrides=overrides,
+        data_dir=options.data_dir,
+        as_json=options.json,
+    )
+
+
+def _presets(options: argparse.Namespace) -> int:
+    if options.json:
+        import json
+
+        print(
+            json.dumps(
+                {
+                    name: {
+                        "description": entry.description,
+                        "experiment": entry.experiment.to_json(),
+                        "published_ep": entry.published_ep,
+                        "published_bptt": entry.published_bptt,
+                    }
+                    for name, entry in PRESETS.items()
+                },
+                indent=2,
+            )
+        )
+        return 0
+    header = ("preset", "network", "T", "K", "β", "learning rates", "epochs", "EP", "BPTT")
+    rows = [header]
+    for name, entry in PRESETS.items():
+        e = entry.experiment
+        rows.append(
+            (
+                name,
+                entry.description,
+                str(e.free_steps),
+                str(e.nudged_steps),
+                f"{e.beta:g}",
+                " ".join(f"{rate:g}" for rate in e.learning_rates),
+                str(e.epochs),
+                entry.published_ep or "–",
+                entry.published_bptt or "–",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(
+        "\nEP, BPTT: published test error in % on MNIST, mean ± standard deviation of 5 trials "
+        "(train error).\nLearning rates are listed input side first. "
+        "Train one with: eqprop train PRESET"
+    )
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    names = options.presets or list(PRESETS)
+    experiments = []
+    by_name = {setting.name: setting for setting in fields(Experiment)}
+    for name in names:
+        common = {
+            "device": options.device,
+            "threads": parse_setting(by_name["threads"], options.threads),
+        }
+        for estimator in options.estimator or [preset(name).estimator]:
+            experiment = preset(name).override({**common, "estimator": estimator})
+            experiments.append((name, experiment))
+    from eqprop.commands import bench
+
+    return bench(experiments, as_json=options.json)

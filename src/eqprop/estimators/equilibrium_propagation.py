@@ -1,0 +1,103 @@
+r"""Equilibrium Propagation: the difference of two steady states is the gradient.
+
+The network settles freely to s_*, then, nudged by the force −β ∂ℓ/∂s, to s_*^β::
+
+    one-sided, random-sign   Δθ = (1/β)  (∂Φ/∂θ(s_*^β) − ∂Φ/∂θ(s_*))        error O(β)
+    symmetric                Δθ = (1/2β) (∂Φ/∂θ(s_*^{+β}) − ∂Φ/∂θ(s_*^{−β}))  error O(β²)
+
+and ``.grad`` receives −Δθ. Nothing but the two states is kept: memory does not grow with T or K.
+
+Source: Scellier and Bengio, https://arxiv.org/abs/1602.05179; 1905.13633, equation 7; symmetric
+nudging: Laborieux et al., https://arxiv.org/abs/2006.03824.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, final, get_args
+
+import torch
+from torch import Tensor
+
+from eqprop.costs import Cost, SquaredError
+from eqprop.estimators.estimator import Estimate, Estimator, accumulate, check_steps
+from eqprop.models import ConvergentModel
+from eqprop.relaxation import nudge, relax
+
+__all__ = ["NUDGINGS", "EquilibriumPropagation"]
+
+Nudging = Literal["one-sided", "random-sign", "symmetric"]
+NUDGINGS: tuple[Nudging, ...] = get_args(Nudging)
+
+
+@final
+@dataclass(frozen=True)
+class EquilibriumPropagation(Estimator):
+    """Two (or, symmetric, three) relaxations and a local learning rule.
+
+    Args:
+        free_steps: T, transitions of the free phase.
+        nudged_steps: K, transitions of each nudged phase.
+        beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one.
+        nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch,
+            ``symmetric`` with one nudged phase each way.
+        tolerance: end a phase early once no unit moves by more than this, see
+            :func:`~eqprop.relaxation.relax`.
+        cost: ℓ.
+
+    Raises:
+        ValueError: T or K < 1, β = 0 or not finite, an unknown nudging.
+    """
+
+    free_steps: int
+    nudged_steps: int
+    beta: float
+    nudging: Nudging = "one-sided"
+    tolerance: float | None = None
+    cost: Cost = field(default_factory=SquaredError)
+
+    def __post_init__(self) -> None:
+        check_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
+        if not 0 < abs(self.beta) < float("inf"):
+            raise ValueError(f"beta: expected a finite number other than 0, got {self.beta}")
+        if self.nudging not in NUDGINGS:
+            raise ValueError(
+                f"nudging: expected one of {', '.join(NUDGINGS)}, got {self.nudging!r}"
+            )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: ConvergentModel,
+        x: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        drive = model.drive(x)
+        free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
+        betas = self._betas(x.device, generator)
+        nudged = tuple(
+            relax(
+                model,
+                x,
+                self.nudged_steps,
+                drive=drive,
+                state=free.state,
+                force=nudge(self.cost, target, beta),
+                tolerance=self.tolerance,
+                phase=f"nudged phase (beta {beta:+g})",
+            )
+            for beta in betas
+        )
+        # Two points on the line of β: (0, β) one-sided, (−β, +β) symmetric.
+        points = [(0.0, free.state), *zip(betas, (phase.state for phase in nudged), strict=True)]
+        (lower, before), (upper, after) = points[-2:]
+        scale = -1 / (upper - lower)
+        accumulate(model, model.contrast_gradients(x, before, after, free.state, scale))
+        return Estimate(free, nudged)
+
+    def _betas(self, device: torch.device, generator: torch.Generator | None) -> list[float]:
+        if self.nudging == "symmetric":
+            return [-self.beta, self.beta]
+        if self.nudging == "one-sided":
+            return [self.beta]
+        sign = torch.randint(2, (), generator=generator, device=device).item() * 2 - 1
+        return [self.beta * sign]

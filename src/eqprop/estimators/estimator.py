@@ -1,0 +1,90 @@
+r"""What every estimator has in common.
+
+An estimator looks at one mini-batch and adds its estimate of ∂L/∂θ, L the batch mean of the cost at
+the steady state, to the ``.grad`` of every parameter, as ``loss.backward()`` would::
+
+    optimizer.zero_grad()
+    estimate = estimator(model, x, target)
+    optimizer.step()
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from eqprop.costs import Cost
+from eqprop.models import ConvergentModel
+from eqprop.relaxation import Relaxation
+
+__all__ = ["Estimate", "Estimator", "accumulate"]
+
+
+@final
+@dataclass(frozen=True)
+class Estimate:
+    """What an estimator did, besides filling ``.grad``.
+
+    Attributes:
+        free: the free phase; ``free.state[-1]`` is the network's prediction before the update.
+        nudged: the nudged phases, none for estimators without them.
+    """
+
+    free: Relaxation
+    nudged: tuple[Relaxation, ...] = ()
+
+
+class Estimator(ABC):
+    """Adds an estimate of ∂L/∂θ to the ``.grad`` of the model's parameters.
+
+    Attributes:
+        free_steps: T, with which the trained network is to be evaluated too.
+        tolerance: ends a phase early, see :func:`~eqprop.relaxation.relax`.
+        cost: ℓ.
+    """
+
+    free_steps: int
+    tolerance: float | None
+    cost: Cost
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: ConvergentModel,
+        x: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        """Estimate from one mini-batch.
+
+        Args:
+            model: any convergent model.
+            x: the static input, (B, …).
+            target: y, shaped like the output layer, (B, …).
+            generator: where randomness comes from, if the estimator has any.
+
+        Raises:
+            NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
+        """
+
+
+def accumulate(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
+    """Add each gradient to the ``.grad`` of the parameter of its name."""
+    for name, parameter in model.named_parameters():
+        gradient = gradients.get(name)
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad.add_(gradient)
+
+
+def check_steps(**steps: int | None) -> None:
+    """Refuse phases of no length, naming the argument."""
+    for name, count in steps.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name}: expected at least 1 transition, got {count}")

@@ -1,0 +1,78 @@
+"""Evaluation: how often, and by how much, the free steady state misses the target."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from eqprop.costs import Cost, SquaredError
+from eqprop.data import Split, one_hot
+from eqprop.models import ConvergentModel
+from eqprop.relaxation import relax
+
+__all__ = ["Evaluation", "evaluate", "predict"]
+
+
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` found.
+
+    Attributes:
+        error: misclassified samples, in %.
+        loss: mean cost.
+        samples: how many were looked at.
+        residual: max |s_{t+1} − s_t| at the end of the free phase, over all samples, per layer;
+            empty unless asked for.
+    """
+
+    error: float
+    loss: float
+    samples: int
+    residual: tuple[float, ...] = ()
+
+
+@torch.no_grad()
+def predict(
+    model: ConvergentModel, x: Tensor, free_steps: int, tolerance: float | None = None
+) -> Tensor:
+    """The class of every sample, (B,): the largest unit of the output at the steady state."""
+    return relax(model, x, free_steps, tolerance=tolerance).state[-1].argmax(1)
+
+
+@torch.no_grad()
+def evaluate(
+    model: ConvergentModel,
+    split: Split,
+    free_steps: int,
+    *,
+    tolerance: float | None = None,
+    cost: Cost | None = None,
+    batch_size: int = 500,
+    residual: bool = False,
+) -> Evaluation:
+    """Error and loss of the free steady state over a whole split.
+
+    Args:
+        free_steps: T.
+        tolerance: end a free phase early, see :func:`~eqprop.relaxation.relax`.
+        cost: ℓ; the squared error if not given.
+        batch_size: how many samples settle at once; the result does not depend on it, but for
+            rounding.
+        residual: also say how far from steady the free phase ended. This takes one more step.
+    """
+    cost = cost or SquaredError()
+    wrong = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
+    worst: tuple[float, ...] = ()
+    for x, labels in split.batches(batch_size):
+        state = relax(model, x, free_steps, tolerance=tolerance).state
+        output = state[-1]
+        wrong += (output.argmax(1) != labels).sum()
+        loss += cost(output, one_hot(labels, output.shape[1], output.dtype)).sum()
+        if residual:
+            last = relax(model, x, 1, state=state, tolerance=0.0).residual
+            worst = tuple(map(max, worst, last)) if worst else last
+    samples = len(split)
+    return Evaluation(100 * wrong.item() / samples, loss.item() / samples, samples, worst)

@@ -1,0 +1,228 @@
+"""An experiment: every setting of a training run, typed and validated.
+
+It knows nothing of torch, so that ``--help`` and the refusal of a bad setting come at once;
+:mod:`eqprop.build` makes the objects it describes. Whatever a setting comes from (the command line,
+a TOML file, a stored ``config.json`` or Python) passes the same checks here.
+"""
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, Literal, final
+
+__all__ = ["ConfigurationError", "Experiment", "parse_setting"]
+
+
+@final
+class ConfigurationError(ValueError):
+    """A setting that cannot be: the message names it, its value and what is allowed."""
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        super().__init__(f"{name} = {_show(value)}: expected {expected}")
+        self.name = name
+
+
+def _show(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or "(nothing)"
+    return value if isinstance(value, str) else repr(value)
+
+
+def _setting(default: Any, group: str, description: str) -> Any:
+    return field(default=default, metadata={"group": group, "help": description})
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Settings of one training run; layers and learning rates are listed input side first.
+
+    Raises:
+        ConfigurationError: a setting of the wrong type or outside what is allowed.
+    """
+
+    dataset: Literal["digits", "mnist", "fashion-mnist", "kmnist"] = _setting(
+        "digits", "data", "what to learn"
+    )
+    network: Literal["prototypical", "real-time"] = _setting(
+        "prototypical", "network", "discrete-time or real-time dynamics"
+    )
+    hidden: tuple[int, ...] = _setting((128,), "network", "units of the hidden layers")
+    activation: Literal["scaled-sigmoid", "hard-sigmoid", "tanh"] = _setting(
+        "scaled-sigmoid", "network", "ρ; scaled-sigmoid is sigmoid(4x − 2)"
+    )
+    epsilon: float = _setting(0.2, "network", "ε, the time step of real-time dynamics")
+    clip: bool = _setting(True, "network", "keep the states of real-time dynamics in [0, 1]")
+    estimator: Literal["ep", "bptt", "rbp"] = _setting(
+        "ep",
+        "estimator",
+        "equilibrium propagation, backpropagation through time or recurrent backpropagation",
+    )
+    free_steps: int = _setting(30, "estimator", "T, steps of the free phase")
+    nudged_steps: int = _setting(
+        10, "estimator", "K, steps of the nudged phase (bptt: steps differentiated; rbp: unused)"
+    )
+    beta: float = _setting(0.1, "estimator", "β, strength of the nudge, of either sign")
+    nudging: Literal["one-sided", "random-sign", "symmetric"] = _setting(
+        "one-sided", "estimator", "β as given, of random sign, or one nudged phase each way"
+    )
+    tolerance: float | None = _setting(
+        None, "estimator", "end a phase once no unit moves by more than this in a step"
+    )
+    optimizer: Literal["sgd", "adam"] = _setting("sgd", "optimisation", "how weights follow")
+    learning_rates: tuple[float, ...] = _setting(
+        (0.1, 0.05), "optimisation", "one per layer, input side first"
+    )
+    batch_size: int = _setting(20, "optimisation", "samples in a mini-batch")
+    epochs: int = _setting(30, "optimisation", "passes over the training data")
+    seed: int = _setting(0, "optimisation", "of the initial weights and of the order of the data")
+    device: str = _setting("cpu", "machine", "cpu, cuda or cuda:N")
+    dtype: Literal["float32", "float64"] = _setting("float32", "machine", "arithmetic")
+    threads: int = _setting(
+        1, "machine", "CPU threads; at mini-batches of 20 more than one seldom helps"
+    )
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            _check_type(setting, getattr(self, setting.name))
+        for name in ("free_steps", "nudged_steps", "batch_size", "epochs", "threads"):
+            self._require(name, getattr(self, name) >= 1, "a whole number of at least 1")
+        self._require("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 − 1")
+        self._require("beta", _finite(self.beta) and self.beta != 0, "a finite number other than 0")
+        self._require("epsilon", _finite(self.epsilon) and self.epsilon > 0, "a finite number > 0")
+        self._require(
+            "tolerance",
+            self.tolerance is None or (_finite(self.tolerance) and self.tolerance >= 0),
+            "a finite number >= 0, or none",
+        )
+        self._require(
+            "hidden", all(size >= 1 for size in self.hidden), "whole numbers of at least 1"
+        )
+        self._require(
+            "learning_rates",
+            all(_finite(rate) and rate >= 0 for rate in self.learning_rates),
+            "finite numbers >= 0",
+        )
+        layers = len(self.hidden) + 1
+        self._require(
+            "learning_rates",
+            len(self.learning_rates) == layers,
+            f"{layers} numbers, one per layer (hidden = {_show(self.hidden)}, and the output)",
+        )
+        if self.estimator == "bptt":
+            self._require(
+                "nudged_steps",
+                self.nudged_steps <= self.free_steps,
+                f"at most free_steps = {self.free_steps}, as bptt differentiates the last of them",
+            )
+        kind, _, index = self.device.partition(":")
+        self._require(
+            "device",
+            self.device == "cpu"
+            or (kind == "cuda" and (index.isdecimal() or self.device == "cuda")),
+            "cpu, cuda or cuda:N",
+        )
+
+    def _require(self, name: str, condition: bool, expected: str) -> None:
+        if not condition:
+            raise ConfigurationError(name, getattr(self, name), expected)
+
+    def override(self, settings: Mapping[str, Any]) -> "Experiment":
+        """This experiment with other values for some settings.
+
+        Values may be as TOML and JSON have them: lists for tuples, integers for floats.
+
+        Raises:
+            ConfigurationError: an unknown setting, or a value that is not allowed.
+        """
+        known = {setting.name: setting for setting in fields(self)}
+        values = {}
+        for name, value in settings.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise ConfigurationError(name, value, f"one of {', '.join(known)}{hint}")
+            values[name] = _normalise(known[name], value)
+        return replace(self, **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings, as JSON and :meth:`override` have them."""
+        return asdict(self)
+
+
+def parse_setting(setting: Field[Any], words: Sequence[str] | str | bool) -> Any:
+    """The value that the words of a command line mean for a setting.
+
+    Raises:
+        ConfigurationError: they do not mean one.
+    """
+    if isinstance(words, bool):
+        return words
+    kind, optional = _kind(setting)
+    if optional and words == "none":
+        return None
+    if kind is str or typing.get_origin(kind) is Literal:
+        return words
+    try:
+        if typing.get_origin(kind) is tuple:
+            number = typing.get_args(kind)[0]
+            return tuple(number(word) for word in words)
+        return kind(words)
+    except ValueError:
+        raise ConfigurationError(setting.name, words, _describe(setting)) from None
+
+
+def _kind(setting: Field[Any]) -> tuple[Any, bool]:
+    """The setting's type, and whether it may be none."""
+    kind = setting.type
+    if isinstance(kind, types.UnionType):
+        return typing.get_args(kind)[0], True
+    return kind, False
+
+
+def _normalise(setting: Field[Any], value: Any) -> Any:
+    kind, _ = _kind(setting)
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        number = typing.get_args(kind)[0]
+        return tuple(_as_float(item) if number is float else item for item in value)
+    return _as_float(value) if kind is float else value
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if type(value) is int else value
+
+
+def _check_type(setting: Field[Any], value: Any) -> None:
+    kind, optional = _kind(setting)
+    if value is None and optional:
+        return
+    if typing.get_origin(kind) is Literal:
+        right = isinstance(value, str) and value in typing.get_args(kind)
+    elif typing.get_origin(kind) is tuple:
+        number = typing.get_args(kind)[0]
+        right = isinstance(value, tuple) and all(type(item) is number for item in value)
+    else:
+        right = type(value) is kind
+    if not right:
+        raise ConfigurationError(setting.name, value, _describe(setting))
+
+
+def _describe(setting: Field[Any]) -> str:
+    """What a setting of the right type looks like."""
+    kind, optional = _kind(setting)
+    if typing.get_origin(kind) is Literal:
+        words = f"one of {', '.join(typing.get_args(kind))}"
+    elif typing.get_origin(kind) is tuple:
+        words = "whole numbers" if typing.get_args(kind)[0] is int else "numbers"
+    else:
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[
+            kind
+        ]
+    return f"{words}, or none" if optional else words
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
