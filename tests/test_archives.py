@@ -387,7 +387,7 @@ def test_a_complete_folder_is_only_read(tmp_path: Path) -> None:
     try:
         assert_loaded(load_archives(SET, tmp_path))
         # Write protection does not bind an administrator: look at what happened, too.
-        assert sorted(os.listdir(folder)) == sorted(NAMES)
+        assert sorted(entry.name for entry in folder.iterdir()) == sorted(NAMES)
         assert folder.stat().st_mtime_ns == before
     finally:
         folder.chmod(0o755)

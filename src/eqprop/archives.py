@@ -354,7 +354,7 @@ def _download(archives: ArchiveSet, file: ArchiveFile, path: Path, progress: boo
         try:
             download(url, str(part), None)
             _unpack(part.read_bytes(), file)
-            os.replace(part, path)
+            part.replace(path)
             return
         # Whatever requests raises is an OSError; so is what the disk has to say.
         except (OSError, _MismatchError) as error:

@@ -8,7 +8,14 @@ from eqprop.estimators import BPTT, EquilibriumPropagation, Estimator, Recurrent
 from eqprop.experiment import ConfigurationError, Experiment
 from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork
 
-__all__ = ["build_data", "build_estimator", "build_network", "build_optimizer", "torch_device"]
+__all__ = [
+    "build_data",
+    "build_estimator",
+    "build_network",
+    "build_optimizer",
+    "torch_device",
+    "torch_dtype",
+]
 
 
 def torch_device(experiment: Experiment) -> torch.device:
@@ -28,6 +35,7 @@ def torch_device(experiment: Experiment) -> torch.device:
 
 
 def torch_dtype(experiment: Experiment) -> torch.dtype:
+    """The dtype to compute in."""
     return {"float32": torch.float32, "float64": torch.float64}[experiment.dtype]
 
 

@@ -11,7 +11,7 @@ import argparse
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -147,7 +147,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     for setting in fields(Experiment):
         group = setting.metadata["group"]
         if group not in groups:
-            groups[group] = parser.add_argument_group(group, "default: as in the preset")
+            groups[group] = parser.add_argument_group(
+                group, "default: as in the preset (`eqprop presets`)"
+            )
         option = f"--{setting.name.replace('_', '-')}"
         choices: dict[str, Any] = {"metavar": setting.name.rpartition("_")[2].upper()}
         if setting.type is bool:
@@ -156,14 +158,22 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             choices = {"metavar": "{" + ",".join(get_args(setting.type)) + "}"}
         elif get_origin(setting.type) is tuple:
             choices = {"nargs": "*", "metavar": "N"}
-        assert setting.default is not MISSING
         groups[group].add_argument(
             option,
             dest=setting.name,
             default=argparse.SUPPRESS,
-            help=setting.metadata["help"].replace("%", "%%"),
+            help=f"{setting.metadata['help']} (digits: {_default(setting)})",
             **choices,
         )
+
+
+def _default(setting: Field[Any]) -> str:
+    default = setting.default
+    if isinstance(default, tuple):
+        return " ".join(f"{item:g}" for item in default)
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return "none" if default is None else str(default)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -321,7 +331,7 @@ def _presets(options: argparse.Namespace) -> int:
         )
         return 0
     header = ("preset", "network", "T", "K", "β", "learning rates", "epochs", "EP", "BPTT")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for name, entry in PRESETS.items():
         e = entry.experiment
         rows.append(
@@ -339,7 +349,9 @@ def _presets(options: argparse.Namespace) -> int:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     print(
         "\nEP, BPTT: published test error in % on MNIST, mean ± standard deviation of 5 trials "
         "(train error).\nLearning rates are listed input side first. "

@@ -128,7 +128,7 @@ def _run(
         on_batch=(display := Display(experiment.epochs, len(history))).batch,
     )
     try:
-        with closing(display), closing(epochs):
+        with closing(display):
             for metrics in epochs:
                 history.append(asdict(metrics))
                 folder.store(Checkpoint.capture(network, optimizer, generator, history))

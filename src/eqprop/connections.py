@@ -7,6 +7,7 @@ the one with respect to l, Wᵀ u.
 
 import math
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -97,4 +98,4 @@ def dense(*sizes: int) -> list[Connection]:
     """
     if len(sizes) < 2:
         raise ValueError(f"dense: expected the sizes of the input and of a layer, got {sizes}")
-    return [Dense(lower, upper) for lower, upper in zip(sizes, sizes[1:], strict=False)]
+    return [Dense(lower, upper) for lower, upper in pairwise(sizes)]

@@ -40,6 +40,8 @@ def _setting(default: Any, group: str, description: str) -> Any:
 class Experiment:
     """Settings of one training run; layers and learning rates are listed input side first.
 
+    The defaults learn the embedded digits.
+
     Raises:
         ConfigurationError: a setting of the wrong type or outside what is allowed.
     """
@@ -61,13 +63,13 @@ class Experiment:
         "estimator",
         "equilibrium propagation, backpropagation through time or recurrent backpropagation",
     )
-    free_steps: int = _setting(30, "estimator", "T, steps of the free phase")
+    free_steps: int = _setting(20, "estimator", "T, steps of the free phase")
     nudged_steps: int = _setting(
-        10, "estimator", "K, steps of the nudged phase (bptt: steps differentiated; rbp: unused)"
+        8, "estimator", "K, steps of the nudged phase (bptt: steps differentiated; rbp: unused)"
     )
-    beta: float = _setting(0.1, "estimator", "β, strength of the nudge, of either sign")
+    beta: float = _setting(0.5, "estimator", "β, strength of the nudge, of either sign")
     nudging: Literal["one-sided", "random-sign", "symmetric"] = _setting(
-        "one-sided", "estimator", "β as given, of random sign, or one nudged phase each way"
+        "symmetric", "estimator", "β as given, of random sign, or one nudged phase each way"
     )
     tolerance: float | None = _setting(
         None, "estimator", "end a phase once no unit moves by more than this in a step"

@@ -23,6 +23,7 @@ so that dynamics and learning rule come from one energy).
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, final
 
 import torch
@@ -56,7 +57,7 @@ class LayeredNetwork(PrimitiveModel):
     ) -> None:
         if not connections:
             raise ValueError("connections: expected at least one, got none")
-        for index, (lower, upper) in enumerate(zip(connections, connections[1:], strict=False)):
+        for index, (lower, upper) in enumerate(pairwise(connections)):
             if lower.upper_shape != upper.lower_shape:
                 raise ValueError(
                     f"connections: layer {index + 1} has shape {lower.upper_shape}, but the "
@@ -207,7 +208,5 @@ class RealTimeNetwork(LayeredNetwork):
         rates = [self.rho(layer) for layer in state]
         return tuple(
             torch.lerp(layer, self.rho.derivative(layer, rate) * current, self.epsilon)
-            for layer, rate, current in zip(
-                state, rates, self.currents(drive, rates), strict=True
-            )
+            for layer, rate, current in zip(state, rates, self.currents(drive, rates), strict=True)
         )

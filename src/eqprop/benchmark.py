@@ -1,0 +1,131 @@
+"""Benchmark: what one training mini-batch costs.
+
+A mini-batch runs from the free phase to the update of the weights. Its time is also given in *u*,
+the time of one 20×512 by 512×512 float32 matrix product on the same device and threads, so that
+figures carry over from one machine to another.
+
+Every row is measured in a process of its own, so that its peak memory is its own and no row warms
+up, or fragments, what the next one uses. Times are medians over repeats: a mean would count what
+else the machine did.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from eqprop.build import (
+    build_estimator,
+    build_network,
+    build_optimizer,
+    torch_device,
+    torch_dtype,
+)
+from eqprop.experiment import Experiment
+
+__all__ = ["measure"]
+
+_REPEATS = 7
+_SECONDS_PER_REPEAT = 0.5
+_WARM_UP_SECONDS = 0.5
+
+
+def measure(preset: str, experiment: Experiment) -> dict[str, Any]:
+    """Time and memory of one mini-batch of an experiment.
+
+    Returns:
+        ``preset``, ``estimator``, ``device``, ``threads``; ``ms_per_batch``, the median time in
+        milliseconds; ``u``, the same in units of ``u_microseconds``; ``spread_percent``, from the
+        fastest to the slowest repeat; ``peak_mib``, the peak memory in MiB: of the device, or on
+        the CPU of the whole process, torch included.
+    """
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_measure, (preset, experiment))
+
+
+def _measure(preset: str, experiment: Experiment) -> dict[str, Any]:
+    torch.set_num_threads(experiment.threads)
+    device = torch_device(experiment)
+    unit, _ = _time(_unit(device), device)
+
+    side = 8 if experiment.dataset == "digits" else 28
+    network = build_network(experiment, side * side, 10)
+    estimator = build_estimator(experiment)
+    optimizer = build_optimizer(experiment, network)
+    source = torch.Generator().manual_seed(0)
+    # A fifth of the pixels bright, as in handwritten digits: the time does not depend on it, but a
+    # network driven into saturation might behave unlike a real one.
+    shape = (experiment.batch_size, 1, side, side)
+    pixels = torch.rand(shape, generator=source) * (torch.rand(shape, generator=source) < 0.2)
+    labels = torch.randint(10, (experiment.batch_size,), generator=source)
+    x = pixels.to(device, torch_dtype(experiment))
+    target = torch.eye(10, dtype=x.dtype)[labels].to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    for group in optimizer.param_groups:
+        # The same batch again and again would soon be learnt by heart; steps of zero cost the same.
+        group["lr"] = 0.0
+
+    def train_one() -> None:
+        optimizer.zero_grad()
+        estimator(network, x, target, generator)
+        optimizer.step()
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds, spread = _time(train_one, device)
+    return {
+        "preset": preset,
+        "estimator": experiment.estimator,
+        "device": experiment.device,
+        "threads": experiment.threads,
+        "ms_per_batch": seconds * 1e3,
+        "u": seconds / unit,
+        "u_microseconds": unit * 1e6,
+        "spread_percent": 100 * spread,
+        "peak_mib": _peak_mib(device),
+    }
+
+
+def _unit(device: torch.device) -> Callable[[], object]:
+    a = torch.randn(20, 512, device=device)
+    b = torch.randn(512, 512, device=device)
+    return lambda: a @ b
+
+
+def _time(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Median seconds of one call, and the spread of the repeats relative to it."""
+
+    def seconds(calls: int) -> float:
+        _synchronise(device)
+        started = time.perf_counter()
+        for _ in range(calls):
+            run()
+        _synchronise(device)
+        return (time.perf_counter() - started) / calls
+
+    calls = 1
+    while (once := seconds(calls)) * calls < _WARM_UP_SECONDS:
+        calls *= 2
+    calls = max(1, round(_SECONDS_PER_REPEAT / once))
+    repeats = [seconds(calls) for _ in range(_REPEATS)]
+    median = statistics.median(repeats)
+    return median, (max(repeats) - min(repeats)) / median
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # Kibibytes, but on macOS bytes.
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
