@@ -322,6 +322,22 @@ def test_ctrl_c_says_how_to_go_on(run: Run) -> None:
     assert Path("r/curves.png").exists()
 
 
+def test_tensorboard_events_are_written_on_request(run: Run) -> None:
+    pytest.importorskip("tensorboard", reason="needs eqprop[tensorboard]")
+    assert run("train", *QUICK, "--out", "r", "--tensorboard")[0] == 0
+    assert list(Path("r/tensorboard").glob("events.out.*"))
+
+
+def test_a_missing_tensorboard_is_said_before_anything_is_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    status, _, err = run("train", *QUICK, "--out", "r", "--tensorboard")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "pip install" in err
+    assert not Path("r").exists()
+
+
 def test_presets_are_listed_with_the_published_results(run: Run) -> None:
     status, out, _ = run("presets")
     assert status == 0
