@@ -60,6 +60,29 @@ class UserEnergy(EnergyModel):
         return (0.5 * s.square() - 0.5 * r * (r @ w) - r * self.v(x)).sum(1)
 
 
+class Entangled(PrimitiveModel):
+    """Φ = Σ log cosh z, z = ½ (P h + Q o + A x): ∂Φ/∂h and ∂Φ/∂o share all they are made of."""
+
+    def __init__(self) -> None:
+        super().__init__([5, 3])
+        self.a = nn.Linear(4, 6)
+        self.p = nn.Linear(5, 6, bias=False)
+        self.q = nn.Linear(3, 6, bias=False)
+
+    def phi(self, x: Tensor, state: State) -> Tensor:
+        h, o = state
+        z = 0.5 * (self.p(h) + self.q(o) + self.a(x))
+        return z.cosh().log().sum(1)
+
+
+def shared() -> LayeredNetwork:
+    """One connection used twice."""
+    first, middle, last = dense(4, 5, 5, 3)
+    with torch.no_grad():
+        middle.get_parameter("weight").mul_(0.5)  # so that it settles soon
+    return RealTimeNetwork([first, middle, middle, last], "tanh", epsilon=0.8)
+
+
 def real_time() -> LayeredNetwork:
     return RealTimeNetwork(dense(4, 6, 5, 3), "tanh", epsilon=0.8)
 
@@ -68,6 +91,8 @@ EXACT = {
     "layered": real_time,
     "user's phi": UserPhi,
     "user's energy": UserEnergy,
+    "entangled": Entangled,
+    "shared": shared,
 }
 
 

@@ -184,7 +184,7 @@ DEFECTS = [
     Defect(
         "checkpoint written in place",
         "checkpoint.py",
-        'temporary = path.with_name(f".{path.name}.{os.getpid()}")',
+        'temporary = path.with_name(f".{path.name}.part")',
         "temporary = path",
         "test_checkpoint.py",
     ),

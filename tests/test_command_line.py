@@ -1,6 +1,7 @@
 """The command line, as a person meets it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -131,6 +132,17 @@ def test_settings_come_from_preset_then_file_then_command_line(run: Run) -> None
         (["--config", "preset.toml"], ["preset", "5", "p-1h"]),
         (["--out", "taken"], ["taken", "new or empty folder", "--resume"]),
         (["--out", "bad.toml"], ["bad.toml", "new or empty folder"]),
+        (["--out", "bad.toml/r"], ["bad.toml", "is a file"]),
+        ([""], ["preset", "p-1h"]),
+        (["--ouput", "r"], ["--ouput", "did you mean --out"]),
+        (["--beta", "-1e-3x"], ["--beta"]),
+        (["--hidden", "1" + 24 * "0"], ["hidden", "1 to 1000000"]),
+        (["--threads", "99999999999"], ["threads", "4096"]),
+        (["--device", "cuda:007"], ["device", "cuda:N"]),
+        (["--device", "cuda:٣"], ["device", "cuda:N"]),
+        (["--config", "huge.toml"], ["beta", "a number"]),
+        (["--config", "."], ["--config", "expected a file"]),
+        (["--config", "broken.json"], ["broken.json", "config.json of a run"]),
         (["--resume", "taken", "p-1h"], ["PRESET", "--resume"]),
         (["--resume", "taken", "--beta", "1"], ["--beta", "--epochs"]),
     ],
@@ -140,6 +152,8 @@ def test_bad_usage_is_one_line_and_writes_nothing(run: Run, words: list[str], sa
     Path("bad.toml").write_text("beta = = 1")
     Path("field.toml").write_text("bta = 1")
     Path("preset.toml").write_text("preset = 5")
+    Path("huge.toml").write_text("beta = 1" + 400 * "0")
+    Path("broken.json").write_text("[]")
     Path("taken").mkdir()
     Path("taken/thesis.txt").write_text("mine")
     before = files(Path())
@@ -151,6 +165,88 @@ def test_bad_usage_is_one_line_and_writes_nothing(run: Run, words: list[str], sa
         assert word in err
     assert files(Path()) == before
     assert not Path("runs").exists()
+
+
+def test_a_negative_beta_may_be_written_with_an_exponent(run: Run) -> None:
+    words = ["--nudging", "one-sided", "--beta", "-5e-1", "--out", "r", "--tolerance", "1e-9"]
+    assert run("train", *QUICK, *words)[0] == 0
+    assert json.loads(Path("r/config.json").read_text())["experiment"]["beta"] == -0.5
+
+
+def test_the_settings_of_a_run_make_another_one(run: Run) -> None:
+    run("train", *QUICK, "--seed", 5, "--out", "a")
+    assert run("train", "--config", "a/config.json", "--out", "b")[0] == 0
+    assert_same_run(Path("a"), Path("b"))
+
+
+def test_a_network_beyond_memory_is_one_line_and_leaves_no_run(run: Run) -> None:
+    words = ["--hidden", 1000000, 1000000, "--learning-rates", 0, 0, 0, "--dtype", "float64"]
+    status, _, err = run("train", *words)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "1000000" in err
+    assert "memory" in err
+    assert not Path("runs").exists()
+
+
+def test_two_runs_that_start_at_once_do_not_share_a_folder(run: Run) -> None:
+    words = [sys.executable, "-m", "eqprop", "train", *QUICK]
+    started = [subprocess.Popen(words, stderr=subprocess.DEVNULL) for _ in range(3)]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    folders = list(Path("runs").iterdir())
+    assert len(folders) == 3
+    for folder in folders:
+        assert [entry["epoch"] for entry in metrics(folder)] == [1, 2]
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(run: Run) -> None:
+    run("train", *QUICK, "--out", "r")
+    before = files(Path("r"))
+    with RunFolder(Path("r")).claimed():
+        status, _, err = run("train", "--resume", "r", "--epochs", 5)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "another process" in err
+    assert files(Path("r")) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: [],
+        lambda config: None,
+        lambda config: config | {"experiment": []},
+        lambda config: config | {"experiment": {}},
+        lambda config: config | {"environment": None},
+        lambda config: {},
+        lambda config: config | {"experiment": config["experiment"] | {"beta": "x"}},
+        lambda config: config | {"experiment": config["experiment"] | {"learning_rates": [9, 9]}},
+        lambda config: config | {"experiment": config["experiment"] | {"optimizer": "adam"}},
+    ],
+)
+def test_a_config_that_was_changed_by_hand_is_refused(run: Run, change: Callable) -> None:
+    run("train", *QUICK, "--out", "r")
+    path = Path("r/config.json")
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    before = files(Path("r"))
+    for command in (["train", "--resume", "r", "--epochs", 5], ["evaluate", "r"]):
+        status, out, err = run(*command)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert "r/config.json" in err
+    assert files(Path("r")) == before
+
+
+def test_where_the_data_lies_is_remembered(run: Run) -> None:
+    run("train", *QUICK, "--out", "r", "--data-dir", "here")
+    assert json.loads(Path("r/config.json").read_text())["data_dir"] == str(Path("here").absolute())
+    assert RunFolder(Path("r")).read_config().data_dir == str(Path("here").absolute())
+
+
+def test_a_terminal_without_greek_letters_is_no_obstacle() -> None:
+    subprocess.run(
+        [sys.executable, "-m", "eqprop", "train", "--help"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 @pytest.mark.parametrize("words", [[], ["dance"], ["evaluate"], ["bench", "p-9h"]], ids=str)
@@ -182,18 +278,16 @@ def test_a_state_that_stops_being_finite_ends_the_run(run: Run) -> None:
 def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(run: Run) -> None:
     # Two steps of Adam at a rate of 3e38 are beyond float32.
     assert run("train", *QUICK, "--out", "r", "--optimizer", "adam")[0] == 0
-    config = json.loads(Path("r/config.json").read_text())
-    config["experiment"].update(epochs=3)
-    Path("r/config.json").write_text(json.dumps(config))
     folder = RunFolder(Path("r"))
     checkpoint = Checkpoint.load(folder.checkpoint)
     for group in checkpoint.optimizer["param_groups"]:
         group["lr"] = 3e38
     checkpoint.save(folder.checkpoint)
     before = folder.checkpoint.read_bytes()
-    status, out, err = run("train", "--resume", "r")
+    status, out, err = run("train", "--resume", "r", "--epochs", 3)
     assert (status, out) == (1, "")
     assert "stopped being finite" in err
+    assert "hidden layer 1" in err or "output layer" in err
     assert "epoch 3" in err
     assert "after epoch 2 is kept" in err
     assert folder.checkpoint.read_bytes() == before
@@ -211,6 +305,13 @@ def test_evaluate_measures_what_training_reported(run: Run) -> None:
     status, out, _ = run("evaluate", "r", "--split", "train")
     assert status == 0
     assert "1437 samples" in out
+    residual = {}
+    for steps in (1, 50):
+        out = run("evaluate", "r", "--free-steps", steps, "--json")[1]
+        residual[steps] = max(json.loads(out)["residual"])
+    assert residual[50] < 1e-3 < residual[1], "more steps must come closer to the steady state"
+    assert run("evaluate", "r", "--device", "cuda:99")[0] == 2
+    assert run("evaluate", "r", "--free-steps", 0)[0] == 2
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["train", "--resume"]], ids=str)

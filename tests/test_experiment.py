@@ -24,7 +24,7 @@ from eqprop.presets import PRESETS, preset
         ({"clip": 1}, "clip", "1", "true or false"),
         ({"epsilon": 0.0}, "epsilon", "0.0", "> 0"),
         ({"tolerance": -1e-3}, "tolerance", "-0.001", ">= 0"),
-        ({"hidden": [12, 0]}, "hidden", "12 0", "at least 1"),
+        ({"hidden": [12, 0]}, "hidden", "12 0", "from 1 to"),
         ({"hidden": 12}, "hidden", "12", "whole numbers"),
         ({"learning_rates": [0.1]}, "learning_rates", "0.1", "2 numbers, one per layer"),
         ({"hidden": [8, 8]}, "learning_rates", "0.1 0.05", "3 numbers, one per layer"),

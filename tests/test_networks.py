@@ -103,7 +103,7 @@ def test_backpropagation_through_an_explicit_step_is_that_through_autograd(drawn
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("rho", RHOS, ids=str)
+@pytest.mark.parametrize("rho", RHOS, ids=lambda rho: getattr(rho, "__name__", rho))
 def test_the_derivative_of_an_activation_is_its_slope(rho: Rho) -> None:
     activation = as_activation(rho)
     s = torch.linspace(-3, 3, 101, dtype=torch.float64) + 1e-3  # off the corners
@@ -160,6 +160,8 @@ def test_a_network_that_cannot_be_is_refused(make_it, message: str) -> None:
 def test_something_that_is_no_activation_is_refused() -> None:
     with pytest.raises(TypeError, match="callable"):
         as_activation(3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="parameters"):
+        as_activation(torch.nn.PReLU())
 
 
 def test_a_phi_that_is_not_one_value_per_sample_says_so() -> None:

@@ -8,13 +8,19 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from conftest import UserField, UserPhi
+from conftest import UserEnergy, UserField, UserPhi
 from eqprop.connections import dense
-from eqprop.costs import SquaredError
-from eqprop.estimators import BPTT, EquilibriumPropagation, Estimator, RecurrentBackprop
-from eqprop.models import ConvergentModel
+from eqprop.costs import Cost, SquaredError
+from eqprop.estimators import (
+    BPTT,
+    AdjointError,
+    EquilibriumPropagation,
+    Estimator,
+    RecurrentBackprop,
+)
+from eqprop.models import ConvergentModel, State, half_square_norm
 from eqprop.networks import PrototypicalNetwork, RealTimeNetwork
 from eqprop.relaxation import relax
 
@@ -237,6 +243,138 @@ def test_gradients_accumulate_as_those_of_backward_do(exact: ConvergentModel, ba
         estimator(exact, *batch)
         twice = torch.cat([p.grad.flatten() for p in exact.parameters() if p.grad is not None])
         torch.testing.assert_close(twice, 2 * once)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_steps_that_are_differentiated_are_the_steps_that_are_taken(
+    exact: ConvergentModel, batch: Batch, steps: int
+) -> None:
+    x, _ = batch
+    differentiated = relax(exact, x, steps).state
+    with torch.no_grad():
+        taken = relax(exact, x, steps).state
+    for a, b in zip(differentiated, taken, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+
+
+def test_every_gradient_has_memory_of_its_own(batch: Batch) -> None:
+    class Sum(UserPhi):
+        """p and q enter as p + q only, z as its sum only: autograd may share their gradients."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.p, self.q = nn.Parameter(torch.zeros(5)), nn.Parameter(torch.zeros(5))
+            self.z = nn.Parameter(torch.zeros(4))
+
+        def phi(self, x: Tensor, state: State) -> Tensor:
+            extra = ((self.p + self.q + self.z.sum()) * state[0]).sum(1)
+            return super().phi(x, state) + 0.1 * extra
+
+    model = Sum().double()
+    for estimator in (EquilibriumPropagation(T, 10, 0.1), BPTT(T, 1), RecurrentBackprop(T)):
+        gradient(model, batch, estimator)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert len({g.data_ptr() for g in gradients}) == len(list(model.parameters()))
+        for g in gradients:
+            g.add_(1)  # an expanded tensor would refuse
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [EquilibriumPropagation(5, 5, 0.1), BPTT(5), RecurrentBackprop(200)],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_model_with_nothing_to_train_is_left_in_peace(
+    exact: ConvergentModel, batch: Batch, estimator: Estimator
+) -> None:
+    exact.requires_grad_(False)
+    estimator(exact, *batch)
+    assert all(p.grad is None for p in exact.parameters())
+
+
+def test_the_tolerance_of_a_nudged_phase_is_in_proportion_to_beta(batch: Batch) -> None:
+    """So that a weak nudge is followed as far, relative to its effect, as a strong one."""
+    torch.manual_seed(9)
+    model = RealTimeNetwork(dense(4, 6, 3), "tanh", epsilon=0.2).double()
+    steps = [
+        EquilibriumPropagation(2000, 2000, beta, tolerance=1e-6)(model, *batch).nudged[0].steps
+        for beta in (1e-2, 1e-5)
+    ]
+    assert steps[0] == steps[1] < 2000
+
+
+def test_bptt_says_how_many_steps_it_took_and_hands_out_plain_states(
+    exact: ConvergentModel, batch: Batch
+) -> None:
+    free = BPTT(30, 5)(exact, *batch).free
+    assert free.steps == 30
+    assert not any(layer.requires_grad for layer in free.state)
+    assert BPTT(T, 5, tolerance=1.0)(exact, *batch).free.steps == 15
+    assert BPTT(T, 5, tolerance=1.0)(exact, *batch).free.converged
+
+
+def test_an_unstable_steady_state_has_no_implicit_gradient(batch: Batch) -> None:
+    """At rest, s ← 2 s leaves 0 wherever it is pushed."""
+
+    class Unstable(UserPhi):
+        def phi(self, x: Tensor, state: State) -> Tensor:
+            return super().phi(0 * x, state) * 0 + half_square_norm(state) * 2
+
+    with pytest.raises(AdjointError, match="stable"):
+        RecurrentBackprop(5)(Unstable().double(), *batch)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EquilibriumPropagation(0, 1, 0.1),
+        lambda: EquilibriumPropagation(1, 0, 0.1),
+        lambda: EquilibriumPropagation(1, 1, 0.0),
+        lambda: EquilibriumPropagation(1, 1, float("nan")),
+        lambda: EquilibriumPropagation(1, 1, 0.1, "sideways"),  # pyright: ignore
+        lambda: EquilibriumPropagation(1, 1, 0.1, tolerance=-1),
+        lambda: BPTT(0),
+        lambda: BPTT(3, 4),
+        lambda: BPTT(3, 0),
+        lambda: BPTT(3, tolerance=float("nan")),
+        lambda: RecurrentBackprop(0),
+        lambda: RecurrentBackprop(3, adjoint_tolerance=0),
+        lambda: RecurrentBackprop(3, tolerance=-1),
+    ],
+)
+def test_an_estimator_that_cannot_be_is_refused(make) -> None:
+    with pytest.raises(ValueError, match=r": expected .*, got "):
+        make()
+
+
+def test_a_cost_that_is_not_one_value_per_sample_says_so(batch: Batch) -> None:
+    class Mean(Cost):
+        def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+            return (output - target).square().mean()
+
+    for estimator in (
+        EquilibriumPropagation(5, 5, 0.1, cost=Mean()),
+        BPTT(5, cost=Mean()),
+        RecurrentBackprop(50, cost=Mean()),
+    ):
+        with pytest.raises(ValueError, match=r"cost: expected one value per sample, shape \(7,\)"):
+            estimator(UserPhi().double(), *batch)
+
+
+def test_a_target_of_another_shape_than_the_output_is_refused(batch: Batch) -> None:
+    x, y = batch
+    for estimator in (EquilibriumPropagation(5, 5, 0.1), BPTT(5), RecurrentBackprop(50)):
+        with pytest.raises(ValueError, match=r"target: expected .*\(7, 3\), got \(7, 1\)"):
+            estimator(UserPhi().double(), x, y[:, :1])
+
+
+def test_an_energy_that_is_summed_over_the_batch_says_so(batch: Batch) -> None:
+    class Summed(UserEnergy):
+        def energy(self, x: Tensor, state: State) -> Tensor:
+            return super().energy(x, state).sum()
+
+    with pytest.raises(ValueError, match="energy: expected one value per sample"):
+        EquilibriumPropagation(5, 5, 0.1)(Summed().double(), *batch)
 
 
 def test_a_frozen_parameter_receives_no_gradient(exact: ConvergentModel, batch: Batch) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["ACTIVATIONS", "Activation", "Rho", "as_activation"]
 
@@ -88,7 +88,7 @@ def as_activation(rho: Rho) -> Activation:
     differentiable.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a module with parameters.
         TypeError: neither a name nor callable.
     """
     if isinstance(rho, Activation):
@@ -99,6 +99,11 @@ def as_activation(rho: Rho) -> Activation:
         return ACTIVATIONS[rho]
     if not callable(rho):
         raise TypeError(f"activation: expected a name or a callable, got {rho!r}")
+    if isinstance(rho, nn.Module) and any(True for _ in rho.parameters()):
+        raise ValueError(
+            f"activation: expected a function without parameters, got {type(rho).__name__}, whose "
+            "parameters would not be trained; write them into a model of your own"
+        )
 
     def derivative(s: Tensor, _: Tensor) -> Tensor:
         differentiable = torch.is_grad_enabled()

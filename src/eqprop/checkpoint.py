@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -41,12 +41,14 @@ class Checkpoint:
         optimizer: the optimizer's ``state_dict``.
         generator: the state of the random generator.
         history: the metrics of every epoch so far.
+        settings: those of the run it belongs to, as JSON has them.
     """
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
     generator: Tensor
     history: list[dict[str, Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def capture(
@@ -55,9 +57,16 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         history: list[dict[str, Any]],
+        settings: Mapping[str, Any] | None = None,
     ) -> Self:
         """The state of these objects now."""
-        return cls(model.state_dict(), optimizer.state_dict(), generator.get_state(), list(history))
+        return cls(
+            model.state_dict(),
+            optimizer.state_dict(),
+            generator.get_state(),
+            list(history),
+            settings or {},
+        )
 
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
@@ -104,6 +113,7 @@ class Checkpoint:
             {
                 "optimizer": {"state": plain, "param_groups": self.optimizer["param_groups"]},
                 "history": self.history,
+                "settings": dict(self.settings),
             }
         )
         header = {"format": _FORMAT, "state": state, "sha256": _digest(tensors, state)}
@@ -157,6 +167,7 @@ class Checkpoint:
             optimizer={"state": states, "param_groups": optimizer["param_groups"]},
             generator=tensors["generator"],
             history=state["history"],
+            settings=state["settings"],
         )
 
 
@@ -170,9 +181,13 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that, at any moment, there is either the old one or the new one, whole."""
+    """Write a file so that, at any moment, there is either the old one or the new one, whole.
+
+    Two processes must not write one file at a time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Always the same name, so that what a kill leaves behind is overwritten the next time.
+    temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:
             file.write(data)

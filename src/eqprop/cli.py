@@ -9,6 +9,9 @@ This module imports neither torch nor matplotlib, so that ``--help`` and refusal
 
 import argparse
 import difflib
+import io
+import json
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -17,17 +20,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from eqprop.experiment import ConfigurationError, Experiment, parse_setting
+from eqprop.failures import Failure, UsageError
 from eqprop.presets import PRESETS, preset
 
-__all__ = ["Failure", "UsageError", "main"]
-
-
-class UsageError(Exception):
-    """Bad usage: exit status 2."""
-
-
-class Failure(Exception):  # noqa: N818 - the user reads it, not the programmer
-    """Something went wrong that the user can do something about: exit status 1."""
+__all__ = ["main"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,10 +54,14 @@ after every epoch; a run killed at any moment can be resumed) and curves.png.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # Greek letters must not end a command on a terminal that cannot show them.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        options, unknown = _parser().parse_known_args(words)
+        options, unknown = _parser().parse_known_args(_joined(words))
         if unknown:
-            raise UsageError(_unrecognised(unknown[0]))
+            raise UsageError(_unrecognised(unknown[0], options.known))
         return options.command(options)
     except (UsageError, ConfigurationError) as error:
         return _complain(error, 2)
@@ -77,10 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 1)
 
 
-def _unrecognised(word: str) -> str:
-    option = word.partition("=")[0]
-    known = [f"--{setting.name.replace('_', '-')}" for setting in fields(Experiment)]
-    near = difflib.get_close_matches(option, known, n=1)
+def _joined(words: Sequence[str]) -> list[str]:
+    """``--beta -1e-3`` as ``--beta=-1e-3``, since argparse takes -1e-3 for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and re.fullmatch(r"-[\d.]+e[+-]?\d+", word, re.I):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _unrecognised(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
     hint = f"did you mean {near[0]}?" if near else "see eqprop COMMAND --help"
     return f"{word}: expected an option or argument that the command knows ({hint})"
 
@@ -102,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_presets(commands)
     _add_bench(commands)
+    for command in commands.choices.values():
+        known = [option for action in command._actions for option in action.option_strings]
+        command.set_defaults(known=known)
     return parser
 
 
@@ -248,20 +260,31 @@ def _experiment(options: argparse.Namespace) -> tuple[str, Experiment]:
     """Preset, then TOML file, then command line; the preset's name, and the experiment."""
     from_file: dict[str, Any] = {}
     if options.config is not None:
-        try:
-            from_file = tomllib.loads(options.config.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UsageError(f"--config {options.config}: expected a file, found none") from None
-        except OSError as error:
-            raise UsageError(f"--config {options.config}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"--config {options.config}: expected TOML: {error}") from None
+        from_file = _read_settings(options.config)
     name = from_file.pop("preset", "digits")
     if not isinstance(name, str):
         raise ConfigurationError("preset", name, f"one of {', '.join(PRESETS)}")
-    name = options.preset or name
+    name = name if options.preset is None else options.preset
     # In one step, so that e.g. hidden layers and learning rates may change together.
     return name, preset(name).override({**from_file, **_settings(options)})
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file, or of a run's ``config.json``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return tomllib.loads(text)
+        stored = json.loads(text)
+        return {"preset": stored["preset"], **stored["experiment"]}
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: expected a file, found none") from None
+    except OSError as error:
+        raise UsageError(f"--config {path}: expected a file to read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--config {path}: expected TOML, or the config.json of a run: {error}"
+        ) from None
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -306,17 +329,18 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    overrides = {
-        setting.name: parse_setting(setting, given)
-        for setting in fields(Experiment)
-        if (given := getattr(options, setting.name, None)) is not None
-    }
+    free_steps = None
+    if options.free_steps is not None:
+        setting = next(setting for setting in fields(Experiment) if setting.name == "free_steps")
+        free_steps = parse_setting(setting, options.free_steps)
+        Experiment().override({"free_steps": free_steps, "estimator": "ep"})
     from eqprop.commands import evaluate
 
     return evaluate(
         options.run,
         split=options.split,
-        overrides=overrides,
+        free_steps=free_steps,
+        device=options.device,
         data_dir=options.data_dir,
         as_json=options.json,
     )
@@ -324,8 +348,6 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _presets(options: argparse.Namespace) -> int:
     if options.json:
-        import json
-
         print(
             json.dumps(
                 {

@@ -2,12 +2,15 @@
 
 import json
 import math
+import shlex
 import sys
 import time
-from contextlib import closing
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 
@@ -20,15 +23,15 @@ from eqprop.build import (
     torch_device,
 )
 from eqprop.checkpoint import Checkpoint, CheckpointError
-from eqprop.cli import Failure, UsageError
 from eqprop.data import Dataset
 from eqprop.display import Display
 from eqprop.estimators import AdjointError
 from eqprop.evaluation import evaluate as evaluate_split
 from eqprop.experiment import ConfigurationError, Experiment
+from eqprop.failures import Failure, UsageError
 from eqprop.networks import LayeredNetwork
 from eqprop.relaxation import NonFiniteError
-from eqprop.run_folder import RunError, RunFolder, environment
+from eqprop.run_folder import RunConfig, RunError, RunFolder, environment
 from eqprop.training import train as train_epochs
 
 __all__ = ["bench", "evaluate", "resume", "train"]
@@ -44,18 +47,23 @@ def train(
     tensorboard: bool,
 ) -> int:
     """Train from the start, in a new folder."""
-    folder = RunFolder(out or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    try:
-        folder.require_new()
-    except RunError as error:
-        raise UsageError(str(error)) from None
-    torch_device(experiment)
+    if out is not None:
+        _require_new(RunFolder(out))
     if tensorboard:
         _require_tensorboard()
-    # Nothing is written before the data is there: a run that cannot start leaves no folder.
-    data = _data(experiment, data_dir)
-    folder.write_config(preset, experiment, environment(experiment.threads, _device(experiment)))
-    return _run(folder, experiment, data, None, as_json=as_json, tensorboard=tensorboard)
+    # Nothing is written before all is there: a run that cannot start leaves no folder.
+    trainee = _Trainee(experiment, data_dir)
+    folder = RunFolder(out or _made(Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    with _claimed(folder):
+        # Another run may have begun there meanwhile.
+        _require_new(folder)
+        folder.write_config(
+            preset,
+            experiment,
+            environment(experiment.threads, _device(experiment)),
+            None if data_dir is None else str(Path(data_dir).absolute()),
+        )
+        return _run(folder, trainee, as_json=as_json, tensorboard=tensorboard)
 
 
 def resume(
@@ -63,86 +71,85 @@ def resume(
 ) -> int:
     """Go on with a run, to the end of its epochs or to another number of them."""
     folder = RunFolder(path)
-    try:
-        preset, experiment, surroundings = folder.read_config()
+    config = _config(folder)
+    with _claimed(folder):
         # Killed in its first epoch, a run has neither a checkpoint nor metrics: it starts anew.
         fresh = not folder.checkpoint.exists() and not folder.metrics.exists()
-        checkpoint = None if fresh else Checkpoint.load(folder.checkpoint)
-    except (RunError, CheckpointError) as error:
-        raise Failure(str(error)) from None
-    done = len(checkpoint.history) if checkpoint else 0
-    if epochs is not None and epochs != experiment.epochs:
-        if epochs < done:
-            raise ConfigurationError("epochs", epochs, f"at least the {done} the run has done")
-        experiment = replace(experiment, epochs=epochs)
-    torch_device(experiment)
-    if tensorboard:
-        _require_tensorboard()
-    data = _data(experiment, data_dir)
-    return _run(
-        folder,
-        experiment,
-        data,
-        checkpoint,
-        as_json=as_json,
-        tensorboard=tensorboard,
-        config=(preset, surroundings),
-    )
+        checkpoint = None if fresh else _checkpoint(folder, config)
+        done = len(checkpoint.history) if checkpoint else 0
+        experiment = config.experiment
+        if epochs is not None:
+            if epochs < done:
+                raise ConfigurationError("epochs", epochs, f"at least the {done} the run has done")
+            experiment = experiment.override({"epochs": epochs})
+        if tensorboard:
+            _require_tensorboard()
+        trainee = _Trainee(experiment, data_dir or config.data_dir)
+        history: list[dict[str, Any]] = []
+        if checkpoint is not None:
+            with _refusing_foreign(folder):
+                checkpoint.restore(trainee.network, trainee.optimizer, trainee.generator)
+            history = list(checkpoint.history)
+        # Only now that everything fits: a run that cannot be resumed keeps its files as they were.
+        folder.write_config(config.preset, experiment, config.environment, config.data_dir)
+        folder.rewrite_metrics(history)
+        return _run(folder, trainee, history, as_json=as_json, tensorboard=tensorboard)
+
+
+@final
+class _Trainee:
+    """Everything an experiment needs to be trained."""
+
+    def __init__(self, experiment: Experiment, data_dir: str | None) -> None:
+        self.experiment = experiment
+        device = torch_device(experiment)
+        torch.set_num_threads(experiment.threads)
+        with _enough_memory(experiment):
+            self.data = _data(experiment, data_dir)
+            self.network = build_network(
+                experiment, math.prod(self.data.input_shape), self.data.classes
+            )
+        self.estimator = build_estimator(experiment)
+        self.optimizer = build_optimizer(experiment, self.network)
+        self.generator = torch.Generator(device).manual_seed(experiment.seed)
 
 
 def _run(
     folder: RunFolder,
-    experiment: Experiment,
-    data: Dataset,
-    checkpoint: Checkpoint | None,
+    trainee: _Trainee,
+    history: list[dict[str, Any]] | None = None,
     *,
     as_json: bool,
     tensorboard: bool,
-    config: tuple[str, dict[str, Any]] | None = None,
 ) -> int:
-    torch.set_num_threads(experiment.threads)
-    network = build_network(experiment, math.prod(data.input_shape), data.classes)
-    estimator = build_estimator(experiment)
-    optimizer = build_optimizer(experiment, network)
-    generator = torch.Generator(torch_device(experiment)).manual_seed(experiment.seed)
-    history: list[dict[str, Any]] = []
-    if checkpoint is not None:
-        try:
-            checkpoint.restore(network, optimizer, generator)
-        except CheckpointError as error:
-            raise Failure(f"{folder.checkpoint}: {error}") from None
-        history = list(checkpoint.history)
-    if config is not None:
-        # Only now that everything fits: a run that cannot be resumed keeps its files as they were.
-        folder.write_config(config[0], experiment, config[1])
-        folder.rewrite_metrics(history)
-
+    experiment = trainee.experiment
+    history = history or []
+    settings = experiment.to_json()
     events = _events(folder) if tensorboard else None
-    epochs = train_epochs(
-        network,
-        estimator,
-        optimizer,
-        data,
-        epochs=experiment.epochs,
-        batch_size=experiment.batch_size,
-        generator=generator,
-        done=len(history),
-        on_batch=(display := Display(experiment.epochs, len(history))).batch,
-    )
+    display = Display(experiment.epochs, len(history))
     try:
-        with closing(display):
-            for metrics in epochs:
+        with closing(display), _enough_memory(experiment):
+            for metrics in train_epochs(
+                trainee.network,
+                trainee.estimator,
+                trainee.optimizer,
+                trainee.data,
+                epochs=experiment.epochs,
+                batch_size=experiment.batch_size,
+                generator=trainee.generator,
+                done=len(history),
+                on_batch=display.batch,
+            ):
                 history.append(asdict(metrics))
-                folder.store(Checkpoint.capture(network, optimizer, generator, history))
+                folder.store(
+                    Checkpoint.capture(
+                        trainee.network, trainee.optimizer, trainee.generator, history, settings
+                    )
+                )
                 display.epoch(metrics)
                 if events is not None:
                     for name in ("train_error", "test_error", "train_loss", "test_loss"):
                         events.add_scalar(name, history[-1][name], metrics.epoch)
-    except torch.OutOfMemoryError:
-        raise Failure(
-            f"{experiment.device}: expected room for mini-batches of {experiment.batch_size}, "
-            "found too little memory; lower batch_size or hidden"
-        ) from None
     except (NonFiniteError, AdjointError) as error:
         kept = (
             f"the state after epoch {len(history)} is kept in {folder.checkpoint}"
@@ -153,7 +160,7 @@ def _run(
     except KeyboardInterrupt:
         raise Failure(
             f"stopped in epoch {len(history) + 1} of {experiment.epochs}; "
-            f"go on with: eqprop train --resume {folder.path}"
+            f"go on with: eqprop train --resume {shlex.quote(str(folder.path))}"
         ) from None
     finally:
         if events is not None:
@@ -171,30 +178,32 @@ def _run(
 
 
 def evaluate(
-    path: Path, *, split: str, overrides: dict[str, Any], data_dir: str | None, as_json: bool
+    path: Path,
+    *,
+    split: str,
+    free_steps: int | None,
+    device: str | None,
+    data_dir: str | None,
+    as_json: bool,
 ) -> int:
     """Measure the error of a trained network."""
     folder = RunFolder(path)
+    config = _config(folder)
+    checkpoint = _checkpoint(folder, config)
+    experiment = config.experiment.override({} if device is None else {"device": device})
+    steps = free_steps or experiment.free_steps
+    trainee = _Trainee(experiment, data_dir or config.data_dir)
     try:
-        _, experiment, _ = folder.read_config()
-        checkpoint = Checkpoint.load(folder.checkpoint)
-    except (RunError, CheckpointError) as error:
-        raise Failure(str(error)) from None
-    experiment = experiment.override(overrides)
-    torch_device(experiment)
-    torch.set_num_threads(experiment.threads)
-    data = _data(experiment, data_dir)
-    network = build_network(experiment, math.prod(data.input_shape), data.classes)
-    try:
-        checkpoint.restore_model(network)
-        found = evaluate_split(
-            network,
-            data.train if split == "train" else data.test,
-            experiment.free_steps,
-            tolerance=experiment.tolerance,
-            residual=True,
-        )
-    except (CheckpointError, NonFiniteError) as error:
+        with _refusing_foreign(folder), _enough_memory(experiment):
+            checkpoint.restore_model(trainee.network)
+            found = evaluate_split(
+                trainee.network,
+                trainee.data.train if split == "train" else trainee.data.test,
+                steps,
+                tolerance=experiment.tolerance,
+                residual=True,
+            )
+    except NonFiniteError as error:
         raise Failure(f"{folder.checkpoint}: {error}") from None
     if as_json:
         print(json.dumps({"epoch": len(checkpoint.history), "split": split, **asdict(found)}))
@@ -202,8 +211,8 @@ def evaluate(
         print(
             f"{split} error {found.error:.2f} % of {found.samples} samples, loss {found.loss:.4f}, "
             f"after {len(checkpoint.history)} epochs\n"
-            f"residual of the free phase after {experiment.free_steps} steps: "
-            + _residuals(network, found.residual)
+            f"residual of the free phase after {steps} steps: "
+            + _residuals(trainee.network, found.residual)
         )
     return 0
 
@@ -233,6 +242,81 @@ def bench(experiments: list[tuple[str, Experiment]], *, as_json: bool) -> int:
     else:
         print(f"u = {rows[-1]['u_microseconds']:.0f} µs")
     return 0
+
+
+def _made(path: Path) -> Path:
+    """A new folder: path, or the first of path-2, path-3, … that is not there yet."""
+    for candidate in chain([path], (path.with_name(f"{path.name}-{n}") for n in count(2))):
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError
+
+
+def _require_new(folder: RunFolder) -> None:
+    try:
+        folder.require_new()
+    except RunError as error:
+        raise UsageError(str(error)) from None
+
+
+@contextmanager
+def _claimed(folder: RunFolder) -> Iterator[None]:
+    try:
+        with folder.claimed():
+            yield
+    except RunError as error:
+        raise Failure(str(error)) from None
+
+
+def _config(folder: RunFolder) -> RunConfig:
+    try:
+        return folder.read_config()
+    except RunError as error:
+        raise Failure(str(error)) from None
+
+
+def _checkpoint(folder: RunFolder, config: RunConfig) -> Checkpoint:
+    """The checkpoint of the run, if it was written with the run's settings."""
+    try:
+        checkpoint = Checkpoint.load(folder.checkpoint)
+    except CheckpointError as error:
+        raise Failure(str(error)) from None
+    stored = json.loads(json.dumps(config.experiment.to_json()))
+    for name, value in stored.items():
+        # More epochs may have been asked for since.
+        if name != "epochs" and checkpoint.settings.get(name) != value:
+            raise Failure(
+                f"{folder.config}: {name} = {value}: expected {checkpoint.settings.get(name)}, "
+                "with which the checkpoint was written; put it back, or start a new run"
+            )
+    return checkpoint
+
+
+@contextmanager
+def _refusing_foreign(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise Failure(f"{folder.checkpoint}: {error}") from None
+
+
+@contextmanager
+def _enough_memory(experiment: Experiment) -> Iterator[None]:
+    """Say in one line that memory was too small."""
+    try:
+        yield
+    except RuntimeError as error:
+        # On the CPU torch has no exception of its own for it.
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise Failure(
+            f"hidden = {' '.join(map(str, experiment.hidden))}, batch_size = "
+            f"{experiment.batch_size}: expected to fit into the memory of {experiment.device}, "
+            "found too little; lower one of them"
+        ) from None
 
 
 def _data(experiment: Experiment, data_dir: str | None) -> Dataset:

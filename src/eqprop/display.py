@@ -28,7 +28,8 @@ class Display:
         self._started = self._said = time.perf_counter()
         self._done = done
         self._bar: tqdm | None = None
-        self._live = sys.stderr.isatty()
+        # Standard error may have been closed.
+        self._live = sys.stderr is not None and sys.stderr.isatty()
 
     def batch(self, running: Running) -> None:
         """A mini-batch is done."""

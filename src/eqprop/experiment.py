@@ -7,6 +7,7 @@ a TOML file, a stored ``config.json`` or Python) passes the same checks here.
 
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,7 @@ class Experiment:
             _check_type(setting, getattr(self, setting.name))
         for name in ("free_steps", "nudged_steps", "batch_size", "epochs", "threads"):
             self._require(name, getattr(self, name) >= 1, "a whole number of at least 1")
+        self._require("threads", self.threads <= 4096, "a whole number of at most 4096")
         self._require("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 − 1")
         self._require("beta", _finite(self.beta) and self.beta != 0, "a finite number other than 0")
         self._require("epsilon", _finite(self.epsilon) and self.epsilon > 0, "a finite number > 0")
@@ -101,7 +103,9 @@ class Experiment:
             "a finite number >= 0, or none",
         )
         self._require(
-            "hidden", all(size >= 1 for size in self.hidden), "whole numbers of at least 1"
+            "hidden",
+            all(1 <= size <= 10**6 for size in self.hidden),
+            "whole numbers from 1 to 1000000",
         )
         self._require(
             "learning_rates",
@@ -120,11 +124,9 @@ class Experiment:
                 self.nudged_steps <= self.free_steps,
                 f"at most free_steps = {self.free_steps}, as bptt differentiates the last of them",
             )
-        kind, _, index = self.device.partition(":")
         self._require(
             "device",
-            self.device == "cpu"
-            or (kind == "cuda" and (index.isdecimal() or self.device == "cuda")),
+            re.fullmatch("cpu|cuda(:(0|[1-9][0-9]?))?", self.device) is not None,
             "cpu, cuda or cuda:N",
         )
 
@@ -194,7 +196,8 @@ def _normalise(setting: Field[Any], value: Any) -> Any:
 
 
 def _as_float(value: Any) -> Any:
-    return float(value) if type(value) is int else value
+    # A whole number beyond all floating-point ones stays what it is, and is refused as such.
+    return float(value) if type(value) is int and abs(value) < 2**1000 else value
 
 
 def _check_type(setting: Field[Any], value: Any) -> None:

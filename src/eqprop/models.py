@@ -40,8 +40,17 @@ import torch
 from torch import Tensor, nn
 
 from eqprop.activations import Rho, as_activation
+from eqprop.costs import require_per_sample
 
-__all__ = ["ConvergentModel", "EnergyModel", "PrimitiveModel", "State", "VectorFieldModel"]
+__all__ = [
+    "ConvergentModel",
+    "EnergyModel",
+    "PrimitiveModel",
+    "State",
+    "VectorFieldModel",
+    "half_square_norm",
+    "parameter_gradients",
+]
 
 State = tuple[Tensor, ...]
 """One tensor (B, …) per layer, input side first, the output layer last."""
@@ -120,22 +129,25 @@ class ConvergentModel(nn.Module, ABC):
         Parameters that do not require a gradient are left out; one on which the contrast does not
         depend has a gradient of zero.
         """
-        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         with torch.enable_grad():
             mean = self.contrast(x, before, after, anchor).mean() * scale
-            gradients = torch.autograd.grad(mean, list(trained.values()), materialize_grads=True)
-        return dict(zip(trained, gradients, strict=True))
+        return parameter_gradients(self, (mean,))
 
     def layer_name(self, index: int) -> str:
         """What messages call a layer of the state."""
         return "output layer" if index == len(self.shapes) - 1 else f"hidden layer {index + 1}"
 
+    def parameter_name(self, name: str) -> str:
+        """What messages call a parameter."""
+        return f"parameter {name}"
+
 
 class PrimitiveModel(ConvergentModel):
     """F = σ(∂Φ/∂s) for a primitive function Φ(x, s, θ): write :meth:`phi`, nothing else.
 
-    The derivatives come from autograd; a subclass may override :meth:`field` and
-    :meth:`contrast_gradients` with explicit formulas that agree with them.
+    The derivatives come from autograd (so run it under ``torch.no_grad``, never under
+    ``torch.inference_mode``); a subclass may override :meth:`field`, together with :meth:`drive`,
+    and :meth:`contrast_gradients` with explicit formulas that agree with them.
 
     Example: a Hopfield-like network of your own::
 
@@ -162,13 +174,12 @@ class PrimitiveModel(ConvergentModel):
         """
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
-            at = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in state)
-            value = self.phi(drive, at)
-            if value.shape != state[0].shape[:1]:
-                raise ValueError(
-                    f"phi: expected one value per sample, shape {tuple(state[0].shape[:1])}, "
-                    f"got {tuple(value.shape)}"
-                )
+            # Nodes of their own: one layer may have been computed from another, and the derivative
+            # by the one must not run through the other.
+            at = tuple(
+                s.view_as(s) if s.requires_grad else s.detach().requires_grad_() for s in state
+            )
+            value = require_per_sample("phi", self.phi(drive, at), len(state[0]))
             return torch.autograd.grad(
                 value.sum(), at, create_graph=differentiable, materialize_grads=True
             )
@@ -205,7 +216,8 @@ class EnergyModel(PrimitiveModel):
 
     def phi(self, x: Tensor, state: State) -> Tensor:
         """Φ = ½‖s‖² − ε E."""
-        return half_square_norm(state) - self.epsilon * self.energy(x, state)
+        energy = require_per_sample("energy", self.energy(x, state), len(state[0]))
+        return half_square_norm(state) - self.epsilon * energy
 
 
 class VectorFieldModel(ConvergentModel):
@@ -222,6 +234,33 @@ class VectorFieldModel(ConvergentModel):
             (f * (a - b)).flatten(1).sum(1) for f, a, b in zip(field, after, before, strict=True)
         )
         return torch.stack(tuple(products)).sum(0) / self.epsilon
+
+
+def parameter_gradients(
+    model: nn.Module, outputs: Sequence[Tensor], weights: Sequence[Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Σ ⟨weight, ∂output/∂θ⟩ by autograd, by the names of the parameters that require a gradient.
+
+    Zero where nothing depends on a parameter. Every gradient has memory of its own, as a ``.grad``
+    has.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    live = [index for index, output in enumerate(outputs) if output.requires_grad]
+    if not trained or not live:
+        return {name: torch.zeros_like(p) for name, p in trained.items()}
+    gradients = torch.autograd.grad(
+        [outputs[index] for index in live],
+        list(trained.values()),
+        None if weights is None else [weights[index] for index in live],
+        materialize_grads=True,
+    )
+    owned: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, gradient in zip(trained, gradients, strict=True):
+        shared = gradient.data_ptr() in seen or not gradient.is_contiguous()
+        owned[name] = gradient.clone() if shared else gradient
+        seen.add(gradient.data_ptr())
+    return owned
 
 
 def half_square_norm(state: State) -> Tensor:

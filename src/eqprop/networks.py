@@ -22,9 +22,9 @@ so that dynamics and learning rule come from one energy).
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,11 @@ class LayeredNetwork(PrimitiveModel):
             clip=clip,
         )
         self.connections = nn.ModuleList(connections)
-        # The same objects once more: a ModuleList costs time at every access, on the hottest path.
-        self._chain = tuple(connections)
+
+    @property
+    def chain(self) -> tuple[Connection, ...]:
+        """The connections, input side first."""
+        return tuple(cast("Iterable[Connection]", self.connections))
 
     @abstractmethod
     def rate(self, s: Tensor) -> Tensor:
@@ -82,17 +85,17 @@ class LayeredNetwork(PrimitiveModel):
         rates = [self.rate(layer) for layer in (x.flatten(1), *state)]
         terms = (
             (upper * connection.up(lower)).flatten(1).sum(1)
-            for connection, lower, upper in zip(self._chain, rates, rates[1:], strict=False)
+            for connection, lower, upper in zip(self.chain, rates, rates[1:], strict=False)
         )
         return torch.stack(tuple(terms)).sum(0)
 
     def drive(self, x: Tensor) -> Tensor:
         """W₀ r(x) + b₀, the input's part of the current into the first layer."""
-        return self._chain[0].up(self.rate(x.flatten(1)))
+        return self.chain[0].up(self.rate(x.flatten(1)))
 
     def currents(self, drive: Tensor, rates: Sequence[Tensor]) -> list[Tensor]:
         """∂coupling/∂r, one tensor per layer."""
-        chain = self._chain
+        chain = self.chain
         last = len(chain) - 1
         currents = []
         for index in range(last + 1):
@@ -110,7 +113,7 @@ class LayeredNetwork(PrimitiveModel):
         rates_before = [sent, *(self.rate(layer) for layer in before)]
         rates_after = [sent, *(self.rate(layer) for layer in after)]
         gradients: dict[str, Tensor] = {}
-        for index, connection in enumerate(self._chain):
+        for index, connection in enumerate(self.chain):
             of_connection = connection.contrast_gradients(
                 (rates_before[index], rates_before[index + 1]),
                 (rates_after[index], rates_after[index + 1]),
@@ -121,20 +124,24 @@ class LayeredNetwork(PrimitiveModel):
                     gradients[f"connections.{index}.{name}"] = of_connection[name]
         return gradients
 
+    def parameter_name(self, name: str) -> str:
+        _, index, kind = name.split(".")
+        return f"the {kind} of {self.layer_name(int(index))} ({name})"
+
     def parameter_groups(self, learning_rates: Sequence[float]) -> list[dict[str, Any]]:
         """Groups for a ``torch.optim`` optimizer: one learning rate per layer, input side first.
 
         Raises:
             ValueError: not one learning rate per layer.
         """
-        if len(learning_rates) != len(self._chain):
+        if len(learning_rates) != len(self.chain):
             raise ValueError(
-                f"learning_rates: expected {len(self._chain)}, one per layer, input side first, "
+                f"learning_rates: expected {len(self.chain)}, one per layer, input side first, "
                 f"got {len(learning_rates)}"
             )
         return [
             {"params": list(connection.parameters()), "lr": rate}
-            for connection, rate in zip(self._chain, learning_rates, strict=True)
+            for connection, rate in zip(self.chain, learning_rates, strict=True)
         ]
 
 

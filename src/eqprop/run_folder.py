@@ -14,20 +14,42 @@ written after it, so that a kill between the two loses nothing.
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
+from filelock import FileLock, Timeout
+
 from eqprop.checkpoint import Checkpoint, write_atomically
 from eqprop.experiment import Experiment
 
-__all__ = ["RunError", "RunFolder", "environment"]
+__all__ = ["RunConfig", "RunError", "RunFolder", "environment"]
 
 
 class RunError(Exception):
     """A folder that is not what it should be; one line says why."""
+
+
+@final
+@dataclass(frozen=True)
+class RunConfig:
+    """``config.json``.
+
+    Attributes:
+        preset: the name of the preset the run began with.
+        experiment: all settings.
+        data_dir: where its data lies, if that was said.
+        environment: versions and hardware.
+    """
+
+    preset: str
+    experiment: Experiment
+    data_dir: str | None
+    environment: dict[str, Any]
 
 
 @final
@@ -53,33 +75,71 @@ class RunFolder:
     def curves(self) -> Path:
         return self.path / "curves.png"
 
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
     def require_new(self) -> None:
-        """Refuse a folder in which something lies already.
+        """Refuse a folder that cannot be a new one.
 
         Raises:
-            RunError: it exists and is not an empty folder.
+            RunError: something lies there already, or no folder can be made there.
         """
-        if self.path.is_dir() and not any(self.path.iterdir()):
+        if self.path.is_dir():
+            if any(entry != self._lock for entry in self.path.iterdir()):
+                quoted = shlex.quote(str(self.path))
+                raise RunError(
+                    f"{self.path}: expected a new or empty folder, found something there; choose "
+                    f"another --out, or continue that run with --resume {quoted}"
+                )
             return
-        if self.path.exists():
+        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not nearest.is_dir():
             raise RunError(
-                f"{self.path}: expected a new or empty folder, found something there; choose "
-                f"another --out, or continue that run with --resume {self.path}"
+                f"{self.path}: expected a new or empty folder, but {nearest} is a file; "
+                "choose another --out"
             )
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes off the run, which two at once would mix up.
+
+        Raises:
+            RunError: another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._lock, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"{self.path}: expected a run that nobody works on, but another process does; "
+                "wait for it, or choose another --out"
+            ) from None
+        try:
+            yield
+        finally:
+            # The file stays: to remove it would let in two that wait for it at once.
+            lock.release()
+
     def write_config(
-        self, preset: str, experiment: Experiment, surroundings: Mapping[str, Any]
+        self,
+        preset: str,
+        experiment: Experiment,
+        surroundings: Mapping[str, Any],
+        data_dir: str | None = None,
     ) -> None:
         """Write ``config.json``."""
         config = {
             "preset": preset,
             "experiment": experiment.to_json(),
+            "data_dir": data_dir,
             "environment": dict(surroundings),
         }
         write_atomically(self.config, (json.dumps(config, indent=2) + "\n").encode())
 
-    def read_config(self) -> tuple[str, Experiment, dict[str, Any]]:
-        """The preset's name, the experiment and the environment of ``config.json``.
+    def read_config(self) -> RunConfig:
+        """What ``config.json`` says.
 
         Raises:
             RunError: it is missing, or not one of ours.
@@ -87,12 +147,19 @@ class RunFolder:
         if not self.config.is_file():
             raise RunError(f"{self.path}: expected the folder of a run, found no config.json in it")
         try:
-            config = json.loads(self.config.read_text())
+            config = json.loads(self.config.read_text(encoding="utf-8"))
+            if missing := {setting.name for setting in fields(Experiment)} - set(
+                config["experiment"]
+            ):
+                raise ValueError(f"{', '.join(sorted(missing))} missing")
             experiment = Experiment().override(config["experiment"])
-            return config["preset"], experiment, config["environment"]
-        except (ValueError, KeyError, TypeError) as error:
+            return RunConfig(
+                str(config["preset"]), experiment, config["data_dir"], dict(config["environment"])
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
-                f"{self.config}: expected the settings of a run, found a damaged file ({error})"
+                f"{self.config}: expected the settings of a run, found a damaged file "
+                f"({type(error).__name__}: {error}); restore it from a copy"
             ) from error
 
     def store(self, checkpoint: Checkpoint) -> None:

@@ -101,7 +101,12 @@ def train(
         for batch, (x, labels) in enumerate(data.train.batches(batch_size, generator), 1):
             target = targets[labels]
             optimizer.zero_grad()
-            estimate = estimator(model, x, target, generator)
+            try:
+                estimate = estimator(model, x, target, generator)
+            except NonFiniteError:
+                # A parameter that is not finite shows in the states of the next mini-batch.
+                _require_finite(model, f"after mini-batch {batch - 1} of epoch {epoch}")
+                raise
             optimizer.step()
             with torch.no_grad():
                 output = estimate.free.state[-1]
@@ -110,7 +115,7 @@ def train(
             samples += len(labels)
             if on_batch is not None:
                 on_batch(Running(epoch, batch, batches, wrong, samples))
-        _require_finite(model, epoch)
+        _require_finite(model, f"in epoch {epoch}")
         test = evaluate(
             model,
             data.test,
@@ -128,10 +133,10 @@ def train(
         )
 
 
-def _require_finite(model: ConvergentModel, epoch: int) -> None:
+def _require_finite(model: ConvergentModel, when: str) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.detach().isfinite().all():
             raise NonFiniteError(
-                f"parameter {name} stopped being finite in the updates of epoch {epoch}; "
-                "lower the learning rates"
+                f"{model.parameter_name(name)} stopped being finite in the update {when}; "
+                "lower the learning rates, or choose a stronger nudge if beta is tiny"
             )

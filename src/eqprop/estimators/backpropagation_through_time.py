@@ -7,16 +7,22 @@ with K, not with T.
 Source: https://arxiv.org/abs/1905.13633, section 3.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
-from eqprop.costs import Cost, SquaredError
-from eqprop.estimators.estimator import Estimate, Estimator, accumulate, check_steps
-from eqprop.models import ConvergentModel
-from eqprop.relaxation import relax
+from eqprop.costs import Cost, SquaredError, require_per_sample
+from eqprop.estimators.estimator import (
+    Estimate,
+    Estimator,
+    accumulate,
+    check_steps,
+    check_tolerance,
+)
+from eqprop.models import ConvergentModel, parameter_gradients
+from eqprop.relaxation import Relaxation, relax
 
 __all__ = ["BPTT"]
 
@@ -34,7 +40,7 @@ class BPTT(Estimator):
         cost: ℓ.
 
     Raises:
-        ValueError: T < 1, K < 1 or K > T.
+        ValueError: T < 1, K < 1, K > T or a negative tolerance.
     """
 
     free_steps: int
@@ -44,6 +50,7 @@ class BPTT(Estimator):
 
     def __post_init__(self) -> None:
         check_steps(free_steps=self.free_steps, truncation=self.truncation)
+        check_tolerance(self.tolerance)
         if self.truncation is not None and self.truncation > self.free_steps:
             raise ValueError(
                 f"truncation: expected at most free_steps = {self.free_steps} transitions, "
@@ -59,14 +66,20 @@ class BPTT(Estimator):
         generator: torch.Generator | None = None,
     ) -> Estimate:
         drive = model.drive(x)
-        state = None
+        settled = Relaxation(model.initial_state(x), 0)
         settling = self.free_steps - (self.truncation or self.free_steps)
         if settling:
             with torch.no_grad():
-                state = relax(model, x, settling, drive=drive, tolerance=self.tolerance).state
-        last = relax(model, x, self.free_steps - settling, drive=drive, state=state)
-        loss = self.cost(last.state[-1], target).mean()
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        gradients = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True)
-        accumulate(model, dict(zip(trained, gradients, strict=True)))
-        return Estimate(last)
+                settled = relax(model, x, settling, drive=drive, tolerance=self.tolerance)
+        last = relax(
+            model,
+            x,
+            self.free_steps - settling,
+            drive=drive,
+            state=settled.state,
+            phase="free phase, where it is differentiated,",
+        )
+        losses = require_per_sample("cost", self.cost(last.state[-1], target), len(x))
+        accumulate(model, parameter_gradients(model, (losses.mean(),)))
+        state = tuple(layer.detach() for layer in last.state)
+        return Estimate(replace(settled, state=state, steps=settled.steps + last.steps))

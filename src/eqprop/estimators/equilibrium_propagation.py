@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 
 from eqprop.costs import Cost, SquaredError
-from eqprop.estimators.estimator import Estimate, Estimator, accumulate, check_steps
+from eqprop.estimators.estimator import (
+    Estimate,
+    Estimator,
+    accumulate,
+    check_steps,
+    check_tolerance,
+)
 from eqprop.models import ConvergentModel
 from eqprop.relaxation import nudge, relax
 
@@ -40,11 +46,12 @@ class EquilibriumPropagation(Estimator):
         nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch,
             ``symmetric`` with one nudged phase each way.
         tolerance: end a phase early once no unit moves by more than this, see
-            :func:`~eqprop.relaxation.relax`.
+            :func:`~eqprop.relaxation.relax`; in a nudged phase, where all movement is in proportion
+            to β, by more than this · |β|.
         cost: ℓ.
 
     Raises:
-        ValueError: T or K < 1, β = 0 or not finite, an unknown nudging.
+        ValueError: T or K < 1, β = 0 or not finite, an unknown nudging, a negative tolerance.
     """
 
     free_steps: int
@@ -56,6 +63,7 @@ class EquilibriumPropagation(Estimator):
 
     def __post_init__(self) -> None:
         check_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
+        check_tolerance(self.tolerance)
         if not 0 < abs(self.beta) < float("inf"):
             raise ValueError(f"beta: expected a finite number other than 0, got {self.beta}")
         if self.nudging not in NUDGINGS:
@@ -73,7 +81,7 @@ class EquilibriumPropagation(Estimator):
     ) -> Estimate:
         drive = model.drive(x)
         free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
-        betas = self._betas(x.device, generator)
+        betas = self._betas(generator)
         nudged = tuple(
             relax(
                 model,
@@ -82,7 +90,7 @@ class EquilibriumPropagation(Estimator):
                 drive=drive,
                 state=free.state,
                 force=nudge(self.cost, target, beta),
-                tolerance=self.tolerance,
+                tolerance=None if self.tolerance is None else self.tolerance * abs(beta),
                 phase=f"nudged phase (beta {beta:+g})",
             )
             for beta in betas
@@ -94,10 +102,11 @@ class EquilibriumPropagation(Estimator):
         accumulate(model, model.contrast_gradients(x, before, after, free.state, scale))
         return Estimate(free, nudged)
 
-    def _betas(self, device: torch.device, generator: torch.Generator | None) -> list[float]:
+    def _betas(self, generator: torch.Generator | None) -> list[float]:
         if self.nudging == "symmetric":
             return [-self.beta, self.beta]
         if self.nudging == "one-sided":
             return [self.beta]
+        device = "cpu" if generator is None else generator.device
         sign = torch.randint(2, (), generator=generator, device=device).item() * 2 - 1
         return [self.beta * sign]

@@ -76,14 +76,20 @@ class Estimator(ABC):
 
 def accumulate(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
     """Add each gradient to the ``.grad`` of the parameter of its name."""
-    for name, parameter in model.named_parameters():
-        gradient = gradients.get(name)
-        if gradient is None:
-            continue
+    # A parameter used twice has two names, and receives what belongs to either.
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, gradient in gradients.items():
+        parameter = parameters[name]
         if parameter.grad is None:
             parameter.grad = gradient
         else:
             parameter.grad.add_(gradient)
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Refuse a tolerance that no relaxation takes."""
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance: expected a number >= 0, got {tolerance}")
 
 
 def check_steps(**steps: int | None) -> None:

@@ -17,8 +17,14 @@ import torch
 from torch import Tensor
 
 from eqprop.costs import Cost, SquaredError
-from eqprop.estimators.estimator import Estimate, Estimator, accumulate, check_steps
-from eqprop.models import ConvergentModel
+from eqprop.estimators.estimator import (
+    Estimate,
+    Estimator,
+    accumulate,
+    check_steps,
+    check_tolerance,
+)
+from eqprop.models import ConvergentModel, parameter_gradients
 from eqprop.relaxation import Relaxation, relax
 
 __all__ = ["AdjointError", "RecurrentBackprop"]
@@ -41,7 +47,7 @@ class RecurrentBackprop(Estimator):
         cost: ℓ.
 
     Raises:
-        ValueError: a number of steps < 1, or adjoint_tolerance ≤ 0.
+        ValueError: a number of steps < 1, adjoint_tolerance ≤ 0 or a negative tolerance.
     """
 
     free_steps: int
@@ -52,6 +58,7 @@ class RecurrentBackprop(Estimator):
 
     def __post_init__(self) -> None:
         check_steps(free_steps=self.free_steps, adjoint_steps=self.adjoint_steps)
+        check_tolerance(self.tolerance)
         if not self.adjoint_tolerance > 0:
             raise ValueError(
                 f"adjoint_tolerance: expected a number > 0, got {self.adjoint_tolerance}"
@@ -77,11 +84,7 @@ class RecurrentBackprop(Estimator):
             state = tuple(layer.detach().requires_grad_() for layer in free.state)
             after = model.step(model.drive(x), state)
         adjoint = self._adjoint(free, state, after, target)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        gradients = torch.autograd.grad(
-            after, list(trained.values()), adjoint, materialize_grads=True
-        )
-        accumulate(model, dict(zip(trained, gradients, strict=True)))
+        accumulate(model, parameter_gradients(model, after, adjoint))
         return Estimate(free)
 
     def _adjoint(
@@ -94,8 +97,8 @@ class RecurrentBackprop(Estimator):
         """λ = Jᵀ λ + ∂L/∂s, from one graph of one transition."""
         source = self.cost.gradient(free.state[-1], target) / len(target)
         adjoint = (*(torch.zeros_like(layer) for layer in state[:-1]), source)
-        moved = size = torch.tensor(0.0)
-        for _ in range(self.adjoint_steps):
+        moved, size, taken = torch.tensor(0.0), torch.tensor(0.0), 0
+        for taken in range(1, self.adjoint_steps + 1):  # noqa: B007 - the message says it
             before = adjoint
             pulled = torch.autograd.grad(
                 after, state, before, retain_graph=True, materialize_grads=True
@@ -103,11 +106,13 @@ class RecurrentBackprop(Estimator):
             adjoint = (*pulled[:-1], pulled[-1] + source)
             moved = _norm(tuple(a - b for a, b in zip(adjoint, before, strict=True)))
             size = _norm(adjoint)
+            if not size.isfinite():
+                break
             if moved <= self.adjoint_tolerance * size:
                 return adjoint
         raise AdjointError(
-            f"the adjoint still moved by {float(moved / size):.1e} of its size after "
-            f"{self.adjoint_steps} iterations, expected at most {self.adjoint_tolerance:g}; the "
+            f"the adjoint still moved by {float(moved / size):.1e} of its size after {taken} "
+            f"iterations, expected at most {self.adjoint_tolerance:g}; the "
             "steady state is hardly stable: lower the learning rates or allow more adjoint steps"
         )
 
