@@ -70,6 +70,8 @@ class FreePhase:
         residual: max |s_T − s_{T−1}| over the units of each layer: how far from converged.
         moved: max |s_T − s_{T−k}| over the units of each layer and k = 1 … K: the theorem supposes
             that it is 0.
+        alternating: whether the end goes to and fro between two states, into which layers that are
+            all updated at once may fall: s_T is 100 times closer to s_{T−2} than to s_{T−1}.
     """
 
     start: State
@@ -78,6 +80,7 @@ class FreePhase:
     nudged_steps: int
     residual: tuple[float, ...]
     moved: tuple[float, ...]
+    alternating: bool
 
 
 @torch.no_grad()
@@ -114,6 +117,7 @@ def free_phase(model: ConvergentModel, x: Tensor, free_steps: int, nudged_steps:
         nudged_steps,
         residual=moved[-1],
         moved=tuple(map(max, zip(*moved, strict=True))),
+        alternating=len(moved) > 1 and max(moved[-2]) < 0.01 * max(moved[-1]),
     )
 
 
@@ -379,6 +383,7 @@ class Premise:
         nudged: the largest move in the nudged phase, per layer.
         limit: the share of the latter two that the former two may come to.
         rounding: moves that may be those of rounding alone, which are no reproach.
+        alternating: whether the free state goes to and fro between two states.
     """
 
     layers: tuple[str, ...]
@@ -388,6 +393,7 @@ class Premise:
     nudged: tuple[float, ...]
     limit: float
     rounding: float
+    alternating: bool
 
     @property
     def holds(self) -> bool:
@@ -398,16 +404,24 @@ class Premise:
         """What is wrong, a line each; empty if the premise holds."""
         found = []
         for what, free, nudged in (
-            ("the free phase has not converged: in its last step", self.residual, self.nudged_step),
-            ("the free phase moved during its last K steps:", self.moved, self.nudged),
+            ("the free phase has not converged", self.residual, self.nudged_step),
+            ("the free phase moved during its last K steps", self.moved, self.nudged),
         ):
             layers = [
-                f"{layer} by {f:.1e} ({_percent(f, n)} of what the nudge does)"
+                f"{layer} by {f:.1e}, {_percent(f, n)} of what the nudge moves it by"
                 for layer, f, n in zip(self.layers, free, nudged, strict=True)
                 if f > max(self.limit * n, self.rounding)
             ]
             if layers:
-                found.append(f"{what} {', '.join(layers)}; at most {self.limit:.2g} times expected")
+                found.append(
+                    f"{what}: {'; '.join(layers)}; expected at most {100 * self.limit:.2g} %"
+                )
+        if found:
+            found[0] += (
+                "; it alternates between two states, which more free steps seldom end"
+                if self.alternating
+                else "; allow more free steps"
+            )
         return tuple(found)
 
 
@@ -555,6 +569,7 @@ def _premise(ep: Process) -> Premise:
         nudged=tuple(scale * float(layer.cumsum(0).abs().max()) for layer in ep.states),
         limit=min(0.01, abs(ep.beta)),
         rounding=8 * torch.finfo(dtype).eps * max(1.0, largest),
+        alternating=ep.free.alternating,
     )
 
 
@@ -666,4 +681,5 @@ def _shapes(tensors: Mapping[Any, Tensor]) -> dict[Any, tuple[int, ...]]:
 
 
 def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.2g} %" if whole else "more than all"
+    share = 100 * part / whole if whole else math.inf
+    return f"{share:.2g} %" if share < 100 else "all"

@@ -64,21 +64,28 @@ class BetaCurve:
     Attributes:
         beta: in ascending order.
         states, parameters: the relative error, one per β.
+        holds: whether the free phase was steady enough for that β.
     """
 
     beta: tuple[float, ...]
     states: tuple[float, ...]
     parameters: tuple[float, ...]
+    holds: tuple[bool, ...]
 
     def slope(self, errors: Sequence[float]) -> float:
-        """d log error / d log β by least squares; not a number where an error is 0 or infinite."""
-        if not all(0 < error < math.inf for error in errors):
+        """d log error / d log β by least squares, over the β for which the premise holds.
+
+        Not a number where those are fewer than two, or an error is 0 or infinite.
+        """
+        points = [
+            (math.log(beta), math.log(error) if 0 < error < math.inf else math.nan)
+            for beta, error, holds in zip(self.beta, errors, self.holds, strict=True)
+            if holds
+        ]
+        if len(points) < 2:
             return math.nan
-        x, y = ([math.log(v) for v in values] for values in (self.beta, errors))
-        centre = sum(x) / len(x)
-        return sum((a - centre) * b for a, b in zip(x, y, strict=True)) / sum(
-            (a - centre) ** 2 for a in x
-        )
+        centre = sum(x for x, _ in points) / len(points)
+        return sum((x - centre) * y for x, y in points) / sum((x - centre) ** 2 for x, _ in points)
 
 
 @final
@@ -133,7 +140,7 @@ def diagnose(
     found: list[list[Comparison]] = [[] for _ in etas]
     states: tuple[Trace, ...] = ()
     parameters: tuple[Trace, ...] = ()
-    curve: list[tuple[float, float]] = []
+    curve: list[tuple[float, float, bool]] = []
     generator = torch.Generator().manual_seed(settings.seed)
     for number, (x, target) in enumerate(batches):
         free, bptt = _reference(model, x, target, settings)
@@ -154,6 +161,7 @@ def diagnose(
                     (
                         comparison.states.overall.relative_error,
                         comparison.parameters.overall.relative_error,
+                        comparison.premise.holds,
                     )
                 )
                 tick(f"β = {beta:g}")
@@ -161,7 +169,12 @@ def diagnose(
         settings,
         etas,
         tuple(average(comparisons) for comparisons in found),
-        BetaCurve(settings.curve, *(tuple(errors) for errors in zip(*curve, strict=True))),
+        BetaCurve(
+            settings.curve,
+            states=tuple(states for states, _, _ in curve),
+            parameters=tuple(parameters for _, parameters, _ in curve),
+            holds=tuple(holds for _, _, holds in curve),
+        ),
         states,
         parameters,
     )
@@ -250,6 +263,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
             "holds": premise.holds,
             "problems": list(premise.problems),
             "limit": premise.limit,
+            "alternating": premise.alternating,
             "layers": {
                 layer: {
                     "residual": premise.residual[index],
@@ -268,6 +282,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
             "beta": list(curve.beta),
             "states": list(curve.states),
             "parameters": list(curve.parameters),
+            "premise_holds": list(curve.holds),
             "slope": {
                 "states": curve.slope(curve.states),
                 "parameters": curve.slope(curve.parameters),

@@ -277,12 +277,7 @@ def _print(diagnosis: Diagnosis, title: str) -> None:
             "angle between the total update of EP and minus the total gradient of BPTT, weights: "
             f"{found.mean.total_update_angle:.3g}{spread}°"
         )
-    curve = diagnosis.curve
-    print(
-        f"\nerror ∝ β^slope for β from {curve.beta[0]:g} to {curve.beta[-1]:g}: "
-        f"slope {curve.slope(curve.states):.2f} for states, "
-        f"{curve.slope(curve.parameters):.2f} for parameters"
-    )
+    _print_slope(diagnosis)
     premise = diagnosis.premise
     residual = ", ".join(
         f"{layer} {value:.1e}"
@@ -292,7 +287,20 @@ def _print(diagnosis: Diagnosis, title: str) -> None:
     if premise.holds:
         print("premise: holds, the free phase was steady")
     for problem in premise.problems:
-        print(f"PREMISE FAILS: {problem}; allow more free steps")
+        print(f"PREMISE FAILS: {problem}")
+
+
+def _print_slope(diagnosis: Diagnosis) -> None:
+    curve = diagnosis.curve
+    held = [beta for beta, holds in zip(curve.beta, curve.holds, strict=True) if holds]
+    if len(held) < 2:
+        print("\nerror against β: no slope, as the free phase was not steady enough")
+        return
+    print(
+        f"\nerror ∝ β^slope for β from {held[0]:g} to {held[-1]:g}: "
+        f"slope {curve.slope(curve.states):.2f} for states, "
+        f"{curve.slope(curve.parameters):.2f} for parameters"
+    )
 
 
 def _lines(found: Average) -> list[tuple[str, Any, Any]]:

@@ -150,6 +150,7 @@ def draw_layers(diagnosis: Diagnosis, title: str, path: Path) -> None:
             error_kw=bars,
         )
     upper.set_yscale("log")
+    upper.yaxis.set_minor_formatter(NullFormatter())
     if smallest < math.inf:
         upper.set_ylim(bottom=10 ** math.floor(math.log10(smallest / 1.5)))
     upper.axvline(len(first.by_layer) - 0.5, color="0.5", linewidth=0.8)
@@ -192,14 +193,34 @@ def draw_error_against_beta(diagnosis: Diagnosis, title: str, path: Path) -> Non
     ):
         slope = curve.slope(errors)
         said = "slope undefined" if math.isnan(slope) else f"slope {slope:.2f}"
+        colour, marker = _COLOURS[index], _MARKERS[index]
+        drawn = [e if 0 < e < math.inf else math.nan for e in errors]
         axes.plot(
             curve.beta,
-            [e if 0 < e < math.inf else math.nan for e in errors],
+            drawn,
             ("-", "--")[index],
-            color=_COLOURS[index],
-            marker=_MARKERS[index],
+            color=colour,
+            marker=marker,
             label=f"{name}: {said}",
         )
+        # Hollow where the premise fails; the slope is that of the others.
+        failed = [
+            (beta, e)
+            for beta, e, holds in zip(curve.beta, drawn, curve.holds, strict=True)
+            if not holds
+        ]
+        if failed:
+            label = "hollow: free phase not steady enough" if index == 1 else None
+            x, y = zip(*failed, strict=True)
+            axes.plot(
+                x,
+                y,
+                linestyle="",
+                marker=marker,
+                color=colour,
+                markerfacecolor="white",
+                label=label,
+            )
     order = 2 if diagnosis.settings.nudging == "symmetric" else 1
     shown = [e for e in (*curve.states, *curve.parameters) if 0 < e < math.inf]
     if shown:
@@ -216,11 +237,7 @@ def draw_error_against_beta(diagnosis: Diagnosis, title: str, path: Path) -> Non
             axes.plot(curve.beta, theory, ":", color="0.45", label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    if shown and max(shown) < 10 * min(shown):
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
-    else:
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("β")
     axes.set_ylabel("relative error")
     axes.grid(alpha=0.3)
@@ -266,17 +283,23 @@ def draw_sweep(cells: Sequence[Cell], title: str, path: Path) -> None:
             for i, line in enumerate(table):
                 for j, error in enumerate(line):
                     dark = norm is not None and error > 0 and norm(error) > 0.55
+                    holds = cells[
+                        (i * len(right) + j) * len(maps) + column
+                    ].average.mean.premise.holds
                     axes.text(
                         j,
                         i,
-                        f"{error:.2g}",
+                        f"{error:.2g}" if holds else f"({error:.2g})",
                         ha="center",
                         va="center",
                         color="white" if dark else "black",
                         fontsize="small",
                     )
             axes.set_yticks(range(len(down)), [f"{value:g}" for value in down])
-            axes.set_xticks(range(len(right)), ["" if v is None else f"{v:g}" for v in right])
+            if len(names) > 1:
+                axes.set_xticks(range(len(right)), [f"{value:g}" for value in right])
+            else:
+                axes.set_xticks([])
             if len(names) > 1 and row == 1:
                 axes.set_xlabel(_NAMES[names[1]])
             if column == 0:
@@ -285,12 +308,17 @@ def draw_sweep(cells: Sequence[Cell], title: str, path: Path) -> None:
             axes.set_title(f"{what}{suffix}", fontsize="medium")
     if image is not None and norm is not None:
         bar = figure.colorbar(image, ax=grid, label="relative error", shrink=0.9)
-        if norm.vmax and norm.vmin and norm.vmax < 10 * norm.vmin:
-            bar.ax.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        if norm.vmax and norm.vmin and norm.vmax < 30 * norm.vmin:
+            subs = (2, 3, 5) if norm.vmax > 3 * norm.vmin else (1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
+            bar.ax.yaxis.set_minor_locator(LogLocator(subs=subs))
             bar.ax.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     failed = [cell for cell in cells if not cell.average.mean.premise.holds]
     if failed:
-        title += f"\nPREMISE FAILS in {len(failed)} of {len(cells)}: the free phase is not steady"
+        title += (
+            f"\nPREMISE FAILS in {len(failed)} of {len(cells)}, in brackets:"
+            "\nthe free phase is not steady there"
+        )
     figure.suptitle(title, fontsize="medium", color="#a00000" if failed else "black")
     _write(figure, path)
 

@@ -1,9 +1,10 @@
 """Presets of the theorem: how to look at a network, and the published looks.
 
-The networks are those of 1905.13633 (tanh, no clipping), with the T, K, β and ε of the commands
-published with it, and mini-batches of 20 for all but the toy model. ``c-eb-1h`` has the β and the η
-of 2005.04168. All compute in float64. The other η are our choice: one at which continual updates
-follow BPTT closely, and ten times as much, at which they visibly part.
+The networks are those of 1905.13633 (tanh, no clipping), with the T, K, β, ε and mini-batches of
+the commands published with it: 20 samples with one hidden layer, 1 with more, where many samples
+do not settle within T (some of the prototypical ones alternate for ever). ``c-eb-1h`` has the β and
+an η of 2005.04168. All compute in float64. The other η are our choice: one at which continual
+updates follow BPTT closely, and ten times as much, at which they part.
 
 It knows nothing of torch, like :mod:`eqprop.experiment`.
 
@@ -167,7 +168,14 @@ THEOREM_PRESETS: dict[str, TheoremPreset] = {
     ),
     "eb-2h": TheoremPreset(
         "784-512-512-10, real-time",
-        TheoremSettings(free_steps=5000, nudged_steps=150, beta=0.01, eta=(2e-5, 2e-4)),
+        TheoremSettings(
+            free_steps=5000,
+            nudged_steps=150,
+            beta=0.01,
+            eta=(2e-6, 2e-5),
+            betas=(0.01, 0.02, 0.05, 0.1),
+            batch_size=1,
+        ),
         _published("eb-2h"),
     ),
     "p-1h": TheoremPreset(
@@ -177,12 +185,16 @@ THEOREM_PRESETS: dict[str, TheoremPreset] = {
     ),
     "p-2h": TheoremPreset(
         "784-512-512-10, prototypical",
-        TheoremSettings(free_steps=1500, nudged_steps=40, beta=0.01, eta=(2e-5, 2e-4)),
+        TheoremSettings(
+            free_steps=1500, nudged_steps=40, beta=0.01, eta=(5e-7, 5e-6), batch_size=1
+        ),
         _published("p-2h"),
     ),
     "p-3h": TheoremPreset(
         "784-512-512-512-10, prototypical",
-        TheoremSettings(free_steps=5000, nudged_steps=40, beta=0.015, eta=(2e-5, 2e-4)),
+        TheoremSettings(
+            free_steps=5000, nudged_steps=40, beta=0.015, eta=(5e-7, 5e-6), batch_size=1
+        ),
         _published("p-3h"),
     ),
     "digits": TheoremPreset(
