@@ -49,6 +49,6 @@ from .relaxation import NonFiniteError as NonFiniteError
 from .relaxation import Relaxation as Relaxation
 from .relaxation import nudge as nudge
 from .relaxation import relax as relax
+from .toy import ToyModel as ToyModel
 from .training import Metrics as Metrics
 from .training import train as train
-from .toy import ToyModel as ToyModel
