@@ -28,15 +28,25 @@ from eqprop.build import (
 )
 from eqprop.experiment import Experiment
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_here"]
 
 _REPEATS = 7
-_SECONDS_PER_REPEAT = 0.5
-_WARM_UP_SECONDS = 0.5
 
 
 def measure(preset: str, experiment: Experiment) -> dict[str, Any]:
+    """:func:`measure_here`, in a new process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(measure_here, (preset, experiment))
+
+
+def measure_here(preset: str, experiment: Experiment, seconds: float = 0.5) -> dict[str, Any]:
     """Time and memory of one mini-batch of an experiment.
+
+    Args:
+        preset: what to call it.
+        experiment: what to measure; its data set says only how large the images are.
+        seconds: the time that a repeat, and the warm-up, take at least.
 
     Returns:
         ``preset``, ``estimator``, ``device``, ``threads``; ``ms_per_batch``, the median time in
@@ -44,15 +54,9 @@ def measure(preset: str, experiment: Experiment) -> dict[str, Any]:
         fastest to the slowest repeat; ``peak_mib``, the peak memory in MiB: of the device, or on
         the CPU of the whole process, torch included.
     """
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_measure, (preset, experiment))
-
-
-def _measure(preset: str, experiment: Experiment) -> dict[str, Any]:
     torch.set_num_threads(experiment.threads)
     device = torch_device(experiment)
-    unit, _ = _time(_unit(device), device)
+    unit, _ = _time(_unit(device), device, seconds)
 
     side = 8 if experiment.dataset == "digits" else 28
     network = build_network(experiment, side * side, 10)
@@ -78,14 +82,14 @@ def _measure(preset: str, experiment: Experiment) -> dict[str, Any]:
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds, spread = _time(train_one, device)
+    batch, spread = _time(train_one, device, seconds)
     return {
         "preset": preset,
         "estimator": experiment.estimator,
         "device": experiment.device,
         "threads": experiment.threads,
-        "ms_per_batch": seconds * 1e3,
-        "u": seconds / unit,
+        "ms_per_batch": batch * 1e3,
+        "u": batch / unit,
         "u_microseconds": unit * 1e6,
         "spread_percent": 100 * spread,
         "peak_mib": _peak_mib(device),
@@ -98,10 +102,10 @@ def _unit(device: torch.device) -> Callable[[], object]:
     return lambda: a @ b
 
 
-def _time(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+def _time(run: Callable[[], object], device: torch.device, least: float) -> tuple[float, float]:
     """Median seconds of one call, and the spread of the repeats relative to it."""
 
-    def seconds(calls: int) -> float:
+    def one_call(calls: int) -> float:
         _synchronise(device)
         started = time.perf_counter()
         for _ in range(calls):
@@ -110,10 +114,10 @@ def _time(run: Callable[[], object], device: torch.device) -> tuple[float, float
         return (time.perf_counter() - started) / calls
 
     calls = 1
-    while (once := seconds(calls)) * calls < _WARM_UP_SECONDS:
+    while (once := one_call(calls)) * calls < least:
         calls *= 2
-    calls = max(1, round(_SECONDS_PER_REPEAT / once))
-    repeats = [seconds(calls) for _ in range(_REPEATS)]
+    calls = max(1, round(least / once))
+    repeats = [one_call(calls) for _ in range(_REPEATS)]
     median = statistics.median(repeats)
     return median, (max(repeats) - min(repeats)) / median
 

@@ -8,6 +8,7 @@ This module imports neither torch nor matplotlib, so that ``--help`` and refusal
 """
 
 import argparse
+import difflib
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser().parse_args(words)
+        options, unknown = _parser().parse_known_args(words)
+        if unknown:
+            raise UsageError(_unrecognised(unknown[0]))
         return options.command(options)
     except (UsageError, ConfigurationError) as error:
         return _complain(error, 2)
@@ -73,6 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{error.filename or 'file'}: {error.strerror or error}", 1)
     except Failure as error:
         return _complain(error, 1)
+
+
+def _unrecognised(word: str) -> str:
+    option = word.partition("=")[0]
+    known = [f"--{setting.name.replace('_', '-')}" for setting in fields(Experiment)]
+    near = difflib.get_close_matches(option, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see eqprop COMMAND --help"
+    return f"{word}: expected an option or argument that the command knows ({hint})"
 
 
 def _complain(error: object, status: int) -> int:

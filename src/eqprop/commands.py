@@ -65,7 +65,9 @@ def resume(
     folder = RunFolder(path)
     try:
         preset, experiment, surroundings = folder.read_config()
-        checkpoint = Checkpoint.load(folder.checkpoint) if folder.checkpoint.exists() else None
+        # Killed in its first epoch, a run has neither a checkpoint nor metrics: it starts anew.
+        fresh = not folder.checkpoint.exists() and not folder.metrics.exists()
+        checkpoint = None if fresh else Checkpoint.load(folder.checkpoint)
     except (RunError, CheckpointError) as error:
         raise Failure(str(error)) from None
     done = len(checkpoint.history) if checkpoint else 0
@@ -136,9 +138,18 @@ def _run(
                 if events is not None:
                     for name in ("train_error", "test_error", "train_loss", "test_loss"):
                         events.add_scalar(name, history[-1][name], metrics.epoch)
+    except torch.OutOfMemoryError:
+        raise Failure(
+            f"{experiment.device}: expected room for mini-batches of {experiment.batch_size}, "
+            "found too little memory; lower batch_size or hidden"
+        ) from None
     except (NonFiniteError, AdjointError) as error:
-        kept = f"epoch {len(history)} is kept in {folder.checkpoint}" if history else "none is kept"
-        raise Failure(f"epoch {len(history) + 1}: {error}; the last good state ({kept})") from None
+        kept = (
+            f"the state after epoch {len(history)} is kept in {folder.checkpoint}"
+            if history
+            else "there is no earlier state to keep"
+        )
+        raise Failure(f"epoch {len(history) + 1}: {error} ({kept})") from None
     except KeyboardInterrupt:
         raise Failure(
             f"stopped in epoch {len(history) + 1} of {experiment.epochs}; "

@@ -105,8 +105,8 @@ class Experiment:
         )
         self._require(
             "learning_rates",
-            all(_finite(rate) and rate >= 0 for rate in self.learning_rates),
-            "finite numbers >= 0",
+            all(0 <= rate <= 1e30 for rate in self.learning_rates),
+            "numbers from 0 to 1e30",
         )
         layers = len(self.hidden) + 1
         self._require(

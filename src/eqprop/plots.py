@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, SymmetricalLogLocator
 
 from eqprop.checkpoint import write_atomically
 
@@ -36,9 +36,15 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             label=f"{name} error, last {errors[-1]:.2f} %",
         )
     # Errors fall over orders of magnitude, but may reach 0, which a logarithm cannot show.
-    axes.set_yscale("symlog", linthresh=0.1)
-    axes.set_ylim(bottom=0)
+    lowest = min(metrics[f"{name}_error"] for metrics in history for name in ("train", "test"))
+    if lowest > 0.01:
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1, subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("error (%)")

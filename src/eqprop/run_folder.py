@@ -14,7 +14,6 @@ written after it, so that a kill between the two loses nothing.
 import json
 import os
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -120,7 +119,6 @@ def environment(threads: int, device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": threads,
         "device": device,
-        "command": " ".join(["eqprop", *sys.argv[1:]]),
     }
 
 

@@ -16,7 +16,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from eqprop.costs import Cost
+from eqprop.costs import Cost, SquaredError
 from eqprop.models import ConvergentModel
 from eqprop.relaxation import Relaxation
 
@@ -40,15 +40,18 @@ class Estimate:
 class Estimator(ABC):
     """Adds an estimate of ∂L/∂θ to the ``.grad`` of the model's parameters.
 
+    Write ``__call__`` and give it ``free_steps``; :func:`~eqprop.training.train` evaluates with
+    these attributes too.
+
     Attributes:
-        free_steps: T, with which the trained network is to be evaluated too.
+        free_steps: T.
         tolerance: ends a phase early, see :func:`~eqprop.relaxation.relax`.
         cost: ℓ.
     """
 
     free_steps: int
-    tolerance: float | None
-    cost: Cost
+    tolerance: float | None = None
+    cost: Cost = SquaredError()
 
     @abstractmethod
     def __call__(

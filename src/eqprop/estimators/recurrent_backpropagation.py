@@ -35,7 +35,7 @@ class RecurrentBackprop(Estimator):
 
     Args:
         free_steps: T, the most transitions of the free phase.
-        adjoint_steps: the most iterations of the adjoint; as many as ``free_steps`` if not given.
+        adjoint_steps: the most iterations of the adjoint.
         adjoint_tolerance: the iteration ends when ‖λ_{k+1} − λ_k‖ ≤ this · ‖λ_{k+1}‖.
         tolerance: end the free phase early once no unit moves by more than this.
         cost: ℓ.
@@ -45,7 +45,7 @@ class RecurrentBackprop(Estimator):
     """
 
     free_steps: int
-    adjoint_steps: int | None = None
+    adjoint_steps: int = 1000
     adjoint_tolerance: float = 1e-4
     tolerance: float | None = None
     cost: Cost = field(default_factory=SquaredError)
@@ -94,9 +94,8 @@ class RecurrentBackprop(Estimator):
         """λ = Jᵀ λ + ∂L/∂s, from one graph of one transition."""
         source = self.cost.gradient(free.state[-1], target) / len(target)
         adjoint = (*(torch.zeros_like(layer) for layer in state[:-1]), source)
-        steps = self.adjoint_steps or self.free_steps
         moved = size = torch.tensor(0.0)
-        for _ in range(steps):
+        for _ in range(self.adjoint_steps):
             before = adjoint
             pulled = torch.autograd.grad(
                 after, state, before, retain_graph=True, materialize_grads=True
@@ -107,9 +106,9 @@ class RecurrentBackprop(Estimator):
             if moved <= self.adjoint_tolerance * size:
                 return adjoint
         raise AdjointError(
-            f"the adjoint still moved by {float(moved / size):.1e} of its size after {steps} "
-            f"iterations, expected at most {self.adjoint_tolerance:g}; allow more adjoint steps, "
-            "or let the free phase converge further"
+            f"the adjoint still moved by {float(moved / size):.1e} of its size after "
+            f"{self.adjoint_steps} iterations, expected at most {self.adjoint_tolerance:g}; the "
+            "steady state is hardly stable: lower the learning rates or allow more adjoint steps"
         )
 
 

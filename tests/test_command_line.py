@@ -1,0 +1,387 @@
+"""The command line, as a person meets it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from eqprop.checkpoint import Checkpoint
+from eqprop.cli import main
+from eqprop.presets import PRESETS
+from eqprop.run_folder import RunFolder
+
+QUICK = ["--epochs", "2", "--hidden", "8", "--free-steps", "5", "--nudged-steps", "3"]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in an empty folder: exit status, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EQPROP_DATA", raising=False)
+
+    def command(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as end:  # --help and --version
+            assert isinstance(end.code, int)
+            status = end.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_seconds(entries: list[dict]) -> list[dict]:
+    return [{key: value for key, value in e.items() if key != "seconds"} for e in entries]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_training_leaves_the_promised_files(run: Run) -> None:
+    status, out, err = run("train", *QUICK, "--out", "r", "--json")
+    assert status == 0
+    entries = metrics(Path("r"))
+    assert json.loads(out) == entries[-1]
+    assert [entry["epoch"] for entry in entries] == [1, 2]
+    for entry in entries:
+        assert {"train_error", "test_error", "train_loss", "seconds"} <= set(entry)
+        assert 0 <= entry["test_error"] <= 100
+    config = json.loads(Path("r/config.json").read_text())
+    assert config["preset"] == "digits"
+    assert config["experiment"]["hidden"] == [8]
+    assert {"torch", "processor", "threads"} <= set(config["environment"])
+    assert Path("r/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("r/checkpoint").is_dir()
+    assert err.count("\n") == 2  # a line per epoch, as this is no terminal
+    assert "epoch 2/2" in err
+
+
+def test_the_embedded_digits_are_learnt_by_default(run: Run) -> None:
+    status, out, _ = run("train", "--json", "--epochs", 12)
+    assert status == 0
+    assert json.loads(out)["test_error"] <= 4
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("digits-")
+
+
+@pytest.mark.parametrize("estimator", ["bptt", "rbp"])
+@pytest.mark.parametrize("network", ["prototypical", "real-time"])
+def test_every_estimator_learns_with_every_network(run: Run, estimator: str, network: str) -> None:
+    words = ["--estimator", estimator, "--network", network, "--epochs", 3, "--free-steps", 40]
+    status, out, err = run("train", *words, "--json")
+    assert status == 0, err
+    assert json.loads(out)["test_error"] < 50  # chance: 90
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(run: Run) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run("train", *QUICK, "--seed", seed, "--out", name)[0] == 0
+    a, b, c = (without_seconds(metrics(Path(name))) for name in "abc")
+    assert a == b != c
+    a, b, c = (Checkpoint.load(RunFolder(Path(name)).checkpoint).generator for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c), "the order of the data must depend on the seed too"
+
+
+def test_settings_come_from_preset_then_file_then_command_line(run: Run) -> None:
+    Path("my.toml").write_text(
+        'preset = "p-2h"\ndataset = "digits"\nhidden = [8, 8]\nepochs = 3\nbeta = 1\n'
+        "free_steps = 5\nnudged_steps = 3\n"
+    )
+    assert run("train", "--config", "my.toml", "--epochs", 1, "--out", "r")[0] == 0
+    config = json.loads(Path("r/config.json").read_text())
+    experiment = config["experiment"]
+    assert config["preset"] == "p-2h"
+    assert experiment["learning_rates"] == [0.2, 0.05, 0.005]  # of the preset
+    assert experiment["beta"] == 1.0  # of the file
+    assert experiment["epochs"] == 1  # of the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--free-steps", "0"], ["free_steps", "0", "at least 1"]),
+        (["--nudged-steps", "-1"], ["nudged_steps", "-1", "at least 1"]),
+        (["--beta", "0"], ["beta", "0", "other than 0"]),
+        (["--beta", "strong"], ["beta", "strong", "a number"]),
+        (["--learning-rates", "0.1"], ["learning_rates", "0.1", "2 numbers, one per layer"]),
+        (["--hidden", "8", "8"], ["learning_rates", "3 numbers"]),
+        (["p-9h"], ["preset", "p-9h", *PRESETS]),
+        (["--bta", "1"], ["--bta", "did you mean --beta?"]),
+        (["--epochs"], ["--epochs", "expected one argument"]),
+        (["--device", "cuda:77"], ["device", "cuda:77", "cpu"]),
+        (["--device", "abacus"], ["device", "abacus", "cuda:N"]),
+        (["--config", "none.toml"], ["none.toml", "expected a file"]),
+        (["--config", "bad.toml"], ["bad.toml", "expected TOML"]),
+        (["--config", "field.toml"], ["bta", "did you mean beta?"]),
+        (["--config", "preset.toml"], ["preset", "5", "p-1h"]),
+        (["--out", "taken"], ["taken", "new or empty folder", "--resume"]),
+        (["--out", "bad.toml"], ["bad.toml", "new or empty folder"]),
+        (["--resume", "taken", "p-1h"], ["PRESET", "--resume"]),
+        (["--resume", "taken", "--beta", "1"], ["--beta", "--epochs"]),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_one_line_and_writes_nothing(run: Run, words: list[str], says: list) -> None:
+    Path("bad.toml").write_text("beta = = 1")
+    Path("field.toml").write_text("bta = 1")
+    Path("preset.toml").write_text("preset = 5")
+    Path("taken").mkdir()
+    Path("taken/thesis.txt").write_text("mine")
+    before = files(Path())
+    status, out, err = run("train", *words)
+    assert (status, out) == (2, "")
+    assert err.startswith("eqprop: error: ")
+    assert err.count("\n") == 1
+    for word in says:
+        assert word in err
+    assert files(Path()) == before
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["evaluate"], ["bench", "p-9h"]], ids=str)
+def test_a_command_that_cannot_be_is_one_line(run: Run, words: list[str]) -> None:
+    status, out, err = run(*words)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_data_that_is_not_to_be_had_is_one_line_and_leaves_no_run(run: Run) -> None:
+    Path("data/mnist").mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        Path(f"data/mnist/{name}-ubyte.gz").write_bytes(b"not this")
+    status, _, err = run("train", "p-1h", "--data-dir", "data")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "train-images-idx3-ubyte.gz" in err
+    assert not Path("runs").exists()
+
+
+def test_a_state_that_stops_being_finite_ends_the_run(run: Run) -> None:
+    words = ["--network", "real-time", "--no-clip", "--activation", "tanh"]
+    words += ["--epsilon", "5", "--free-steps", "200"]
+    status, out, err = run("train", *words, "--out", "r")
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1
+    for word in ("layer", "free phase", "at step", "of 200", "epoch 1"):
+        assert word in err
+
+
+def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(run: Run) -> None:
+    # Two steps of Adam at a rate of 3e38 are beyond float32.
+    assert run("train", *QUICK, "--out", "r", "--optimizer", "adam")[0] == 0
+    config = json.loads(Path("r/config.json").read_text())
+    config["experiment"].update(epochs=3)
+    Path("r/config.json").write_text(json.dumps(config))
+    folder = RunFolder(Path("r"))
+    checkpoint = Checkpoint.load(folder.checkpoint)
+    for group in checkpoint.optimizer["param_groups"]:
+        group["lr"] = 3e38
+    checkpoint.save(folder.checkpoint)
+    before = folder.checkpoint.read_bytes()
+    status, out, err = run("train", "--resume", "r")
+    assert (status, out) == (1, "")
+    assert "stopped being finite" in err
+    assert "epoch 3" in err
+    assert "after epoch 2 is kept" in err
+    assert folder.checkpoint.read_bytes() == before
+    assert len(metrics(Path("r"))) == 2
+
+
+def test_evaluate_measures_what_training_reported(run: Run) -> None:
+    run("train", *QUICK, "--out", "r")
+    status, out, _ = run("evaluate", "r", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["error"] == metrics(Path("r"))[-1]["test_error"]
+    assert (found["samples"], found["split"], found["epoch"]) == (360, "test", 2)
+    assert len(found["residual"]) == 2
+    status, out, _ = run("evaluate", "r", "--split", "train")
+    assert status == 0
+    assert "1437 samples" in out
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["train", "--resume"]], ids=str)
+def test_a_folder_that_is_no_run_is_refused(run: Run, command: list[str]) -> None:
+    status, out, err = run(*command, "nowhere")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "nowhere" in err
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "config", "no checkpoint"])
+def test_a_damaged_run_is_refused_and_left_as_it_is(run: Run, damage: str) -> None:
+    run("train", *QUICK, "--out", "r")
+    folder = RunFolder(Path("r"))
+    if damage == "no checkpoint":
+        folder.checkpoint.unlink()
+    else:
+        path = getattr(folder, damage)
+        path.write_bytes(path.read_bytes()[:-10])
+    before = files(Path("r"))
+    for command in (["train", "--resume", "r", "--epochs", 5], ["evaluate", "r"]):
+        status, out, err = run(*command)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert "r/" in err
+    assert files(Path("r")) == before
+
+
+def test_a_resumed_run_cannot_end_before_it_is(run: Run) -> None:
+    run("train", *QUICK, "--out", "r")
+    status, _, err = run("train", "--resume", "r", "--epochs", 1)
+    assert status == 2
+    assert "epochs = 1: expected at least the 2" in err
+
+
+def test_a_finished_run_can_be_given_more_epochs(run: Run) -> None:
+    run("train", *QUICK, "--out", "r")
+    assert run("train", "--resume", "r", "--epochs", 4)[0] == 0
+    run("train", *QUICK, "--epochs", 4, "--out", "whole")
+    assert_same_run(Path("r"), Path("whole"))
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit for bit: weights, optimizer, generator and metrics (but for the time they took)."""
+    a, b = (Checkpoint.load(RunFolder(path).checkpoint) for path in (one, other))
+    assert a.model.keys() == b.model.keys()
+    for name, value in a.model.items():
+        assert torch.equal(value, b.model[name])
+    assert a.optimizer["param_groups"] == b.optimizer["param_groups"]
+    assert a.optimizer["state"].keys() == b.optimizer["state"].keys()
+    for index, state in a.optimizer["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, b.optimizer["state"][index][key])
+    assert torch.equal(a.generator, b.generator)
+    assert without_seconds(a.history) == without_seconds(b.history)
+    assert without_seconds(metrics(one)) == without_seconds(metrics(other))
+    assert without_seconds(metrics(one)) == without_seconds(a.history)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_killed_run_resumes_bit_for_bit(run: Run, optimizer: str) -> None:
+    words = ["--epochs", "6", "--nudging", "random-sign", "--hidden", "64"]
+    words += ["--optimizer", optimizer, "--learning-rates", "0.01", "0.01"]
+    assert run("train", *words, "--out", "whole")[0] == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eqprop", "train", *words, "--out", "killed"],
+        stderr=subprocess.DEVNULL,
+    )
+    path, deadline = Path("killed/metrics.jsonl"), time.monotonic() + 120
+    while not path.exists() or len(path.read_text().splitlines()) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(metrics(Path("killed"))) < 6, "it was to be killed before its end"
+    assert run("train", "--resume", "killed")[0] == 0
+    assert_same_run(Path("killed"), Path("whole"))
+
+
+def test_a_kill_between_checkpoint_and_metrics_loses_no_line(run: Run) -> None:
+    run("train", *QUICK, "--epochs", 3, "--out", "r")
+    expected = metrics(Path("r"))
+    path = Path("r/metrics.jsonl")
+    path.write_text("\n".join(path.read_text().splitlines()[:2]) + '\n{"epoch": 3, "tr')
+    assert run("train", "--resume", "r")[0] == 0
+    assert metrics(Path("r")) == expected
+
+
+def test_a_run_killed_in_its_first_epoch_starts_anew(run: Run) -> None:
+    run("train", *QUICK, "--out", "whole")
+    Path("r").mkdir()
+    Path("r/config.json").write_bytes(Path("whole/config.json").read_bytes())
+    assert run("train", "--resume", "r")[0] == 0
+    assert_same_run(Path("r"), Path("whole"))
+
+
+def test_ctrl_c_says_how_to_go_on(run: Run) -> None:
+    words = [sys.executable, "-m", "eqprop", "train", "--epochs", "1000", "--out", "r"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not Path("r/metrics.jsonl").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "--resume r" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert Path("r/curves.png").exists()
+
+
+def test_tensorboard_events_are_written_on_request(run: Run) -> None:
+    pytest.importorskip("tensorboard", reason="needs eqprop[tensorboard]")
+    assert run("train", *QUICK, "--out", "r", "--tensorboard")[0] == 0
+    assert list(Path("r/tensorboard").glob("events.out.*"))
+
+
+def test_a_missing_tensorboard_is_said_before_anything_is_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    status, _, err = run("train", *QUICK, "--out", "r", "--tensorboard")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "pip install" in err
+    assert not Path("r").exists()
+
+
+def test_presets_are_listed_with_the_published_results(run: Run) -> None:
+    status, out, _ = run("presets")
+    assert status == 0
+    for name in PRESETS:
+        assert f"\n{name} " in out
+    assert "2.00 ± 0.13 (0.20)" in out
+    status, out, _ = run("presets", "--json")
+    assert set(json.loads(out)) == set(PRESETS)
+
+
+def test_the_benchmark_prints_the_promised_fields(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eqprop import benchmark
+
+    monkeypatch.setattr(
+        benchmark, "measure", lambda preset, e: benchmark.measure_here(preset, e, 0.01)
+    )
+    status, out, _ = run("bench", "digits", "--estimator", "ep", "bptt", "--json")
+    assert status == 0
+    rows = json.loads(out)
+    assert [(row["preset"], row["estimator"]) for row in rows] == [
+        ("digits", "ep"),
+        ("digits", "bptt"),
+    ]
+    for row in rows:
+        assert {"device", "threads", "ms_per_batch", "u", "u_microseconds", "peak_mib"} <= set(row)
+        assert row["ms_per_batch"] * 1e3 == pytest.approx(row["u"] * row["u_microseconds"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"], ["presets"]])
+def test_help_and_version_need_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys; from eqprop.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'matplotlib', 'numpy', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_help_shows_every_setting_with_its_default(run: Run) -> None:
+    status, out, _ = run("train", "--help")
+    assert status == 0
+    for option in ("--free-steps", "--beta", "--resume", "--data-dir", "--dtype"):
+        assert option in out
+    assert "(digits: 0.1 0.05)" in " ".join(out.split())

@@ -1,0 +1,134 @@
+"""Settings are typed and validated, wherever they come from."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eqprop.experiment import ConfigurationError, Experiment, parse_setting
+from eqprop.presets import PRESETS, preset
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value", "allowed"),
+    [
+        ({"free_steps": 0}, "free_steps", "0", "at least 1"),
+        ({"nudged_steps": -3}, "nudged_steps", "-3", "at least 1"),
+        ({"beta": 0.0}, "beta", "0.0", "other than 0"),
+        ({"beta": float("inf")}, "beta", "inf", "finite"),
+        ({"beta": "much"}, "beta", "much", "a number"),
+        ({"free_steps": 2.5}, "free_steps", "2.5", "whole number"),
+        ({"free_steps": True}, "free_steps", "True", "whole number"),
+        ({"clip": 1}, "clip", "1", "true or false"),
+        ({"epsilon": 0.0}, "epsilon", "0.0", "> 0"),
+        ({"tolerance": -1e-3}, "tolerance", "-0.001", ">= 0"),
+        ({"hidden": [12, 0]}, "hidden", "12 0", "at least 1"),
+        ({"hidden": 12}, "hidden", "12", "whole numbers"),
+        ({"learning_rates": [0.1]}, "learning_rates", "0.1", "2 numbers, one per layer"),
+        ({"hidden": [8, 8]}, "learning_rates", "0.1 0.05", "3 numbers, one per layer"),
+        ({"learning_rates": [0.1, -1.0]}, "learning_rates", "0.1 -1.0", "from 0"),
+        ({"learning_rates": [0.1, float("nan")]}, "learning_rates", "0.1 nan", "from 0"),
+        ({"learning_rates": []}, "learning_rates", "(nothing)", "one per layer"),
+        ({"epochs": 0}, "epochs", "0", "at least 1"),
+        ({"batch_size": 0}, "batch_size", "0", "at least 1"),
+        ({"threads": 0}, "threads", "0", "at least 1"),
+        ({"seed": -1}, "seed", "-1", "from 0"),
+        ({"estimator": "backprop"}, "estimator", "backprop", "ep, bptt, rbp"),
+        ({"estimator": "bptt", "nudged_steps": 21}, "nudged_steps", "21", "free_steps = 20"),
+        ({"device": "tpu"}, "device", "tpu", "cuda:N"),
+        ({"device": "cuda:"}, "device", "cuda:", "cuda:N"),
+        ({"bta": 1}, "bta", "1", "did you mean beta?"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(
+    settings: dict, name: str, value: str, allowed: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Experiment().override(settings)
+    message = str(caught.value)
+    assert message.startswith(f"{name} = {value}: expected ")
+    assert allowed in message
+    assert "\n" not in message
+
+
+@given(
+    st.sampled_from([setting.name for setting in fields(Experiment)]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.lists(st.integers() | st.floats() | st.text(max_size=3), max_size=3)
+    | st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+)
+def test_any_value_is_either_accepted_or_refused_by_name(name: str, value: object) -> None:
+    try:
+        changed = Experiment().override({name: value})
+    except ConfigurationError as error:
+        assert error.name in (name, "learning_rates")
+    else:
+        assert changed.override({}) == changed
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_an_experiment_survives_being_stored_as_json(name: str) -> None:
+    experiment = preset(name)
+    stored = json.loads(json.dumps(experiment.to_json()))
+    assert Experiment().override(stored) == experiment
+
+
+def test_hidden_layers_and_learning_rates_change_together() -> None:
+    changed = Experiment().override({"hidden": [8, 8], "learning_rates": [1, 0.5, 0.1]})
+    assert changed.learning_rates == (1.0, 0.5, 0.1)
+
+
+def test_words_of_the_command_line_mean_what_they_say() -> None:
+    by_name = {setting.name: setting for setting in fields(Experiment)}
+    assert parse_setting(by_name["beta"], "-1e-3") == -1e-3
+    assert parse_setting(by_name["hidden"], ["8", "9"]) == (8, 9)
+    assert parse_setting(by_name["tolerance"], "none") is None
+    assert parse_setting(by_name["tolerance"], "1e-6") == 1e-6
+    assert parse_setting(by_name["estimator"], "bptt") == "bptt"
+    for name, words in (("epochs", "five"), ("hidden", ["8", "x"]), ("beta", "none")):
+        with pytest.raises(ConfigurationError, match=f"{name} = "):
+            parse_setting(by_name[name], words)
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match=r"preset = p-9h: expected one of digits, .*p-3h"):
+        preset("p-9h")
+
+
+# The published table: learning rates there are listed output side first.
+PUBLISHED = """
+eb-1h real-time    512         100 12 0.5 0.05 0.1            30
+eb-2h real-time    512-512     400 40 0.5 0.01 0.1 0.4        50
+p-1h  prototypical 512         30  10 0.1 0.04 0.08           30
+p-2h  prototypical 512-512     100 20 0.5 0.005 0.05 0.2      50
+p-3h  prototypical 512-512-512 180 20 0.5 0.002 0.01 0.05 0.2 100
+"""
+
+
+@pytest.mark.parametrize("row", PUBLISHED.strip().splitlines(), ids=lambda row: row.split()[0])
+def test_a_preset_has_the_published_settings(row: str) -> None:
+    name, network, hidden, t, k, beta, *rates, epochs = row.split()
+    assert preset(name) == Experiment(
+        dataset="mnist",
+        network=network,  # pyright: ignore[reportArgumentType]
+        hidden=tuple(int(size) for size in hidden.split("-")),
+        activation="scaled-sigmoid",
+        epsilon=0.2,
+        clip=True,
+        estimator="ep",
+        free_steps=int(t),
+        nudged_steps=int(k),
+        beta=float(beta),
+        nudging="one-sided",
+        tolerance=None,
+        optimizer="sgd",
+        learning_rates=tuple(float(rate) for rate in reversed(rates)),
+        batch_size=20,
+        epochs=int(epochs),
+    )
