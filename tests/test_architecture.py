@@ -13,19 +13,19 @@ ROOT = Path(eqprop.__file__).parent
 LAYERS = [
     ["activations", "costs", "archives", "checkpoint", "experiment"],
     ["models", "connections", "data", "presets", "run_folder"],
-    ["relaxation", "networks"],
-    ["estimators"],
-    ["evaluation"],
+    ["relaxation", "networks", "toy", "theorem_presets"],
+    ["estimators", "processes"],
+    ["evaluation", "theorem"],
     ["training", "build"],
-    ["benchmark", "display", "plots"],
+    ["benchmark", "display", "plots", "theorem_plots"],
     ["cli"],
-    ["commands"],
+    ["commands", "theorem_command"],
     ["__main__"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 # The command line loads the commands only once it knows that one is to be run.
-LATER = {("cli", "commands")}
-WITHOUT_TORCH = {"cli", "experiment", "presets", "archives", "__main__"}
+LATER = {("cli", "commands"), ("cli", "theorem_command")}
+WITHOUT_TORCH = {"cli", "experiment", "presets", "theorem_presets", "archives", "__main__"}
 
 
 def modules() -> list[Path]:
