@@ -681,14 +681,22 @@ def test_the_premise_holds_only_if_the_free_phase_settled() -> None:
             assert "moved during its last K steps: hidden layer 1 by" in moved
 
 
-def test_what_is_steady_enough_for_a_strong_nudge_is_not_for_a_weak_one() -> None:
-    model, x, y = make("real-time")
-    holds = []
-    for beta in (0.5, 1e-6):
-        ep = ep_process(model, x, y, free_steps=120, nudged_steps=10, beta=beta)
-        bptt = bptt_process(model, x, y, free_steps=120, nudged_steps=10)
-        holds.append(compare(ep, bptt).premise.holds)
-    assert holds == [True, False]
+@pytest.mark.parametrize(
+    ("beta", "share", "holds"),
+    [(0.5, 0.009, True), (0.5, 0.011, False), (-1e-3, 9e-4, True), (-1e-3, 1.1e-3, False)],
+)
+def test_the_free_phase_may_move_by_a_hundredth_or_by_beta_of_what_the_nudge_does(
+    beta: float, share: float, holds: bool
+) -> None:
+    ones = torch.ones(3, 1, 2).double()
+    ep = process(ones, ones, beta)
+    # A step of Δ_s = 1 moves by |β|, all three by 3 |β|.
+    step = abs(beta)
+    for moves in ({"residual": (share * step,)}, {"moved": (3 * share * step,)}):
+        free = dataclasses.replace(ep.free, **moves)
+        premise = compare(dataclasses.replace(ep, free=free), process(ones, ones, 0.0)).premise
+        assert premise.holds is holds
+        assert len(premise.problems) == (0 if holds else 1)
 
 
 def test_a_free_phase_that_goes_to_and_fro_is_said_to_alternate() -> None:

@@ -73,7 +73,9 @@ class TheoremSettings:
             "one of one-sided, symmetric",
         )
         self._require(
-            "eta", all(math.isfinite(e) and e > 0 for e in self.eta), "finite numbers > 0"
+            "eta",
+            len(self.eta) <= 5 and all(math.isfinite(e) and e > 0 for e in self.eta),
+            "up to five finite numbers > 0",
         )
         self._require(
             "betas",
