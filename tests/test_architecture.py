@@ -13,17 +13,17 @@ ROOT = Path(eqprop.__file__).parent
 LAYERS = [
     ["activations", "costs", "archives", "checkpoint", "experiment", "failures"],
     ["models", "connections", "data", "presets", "run_folder"],
-    ["relaxation", "networks"],
-    ["estimators"],
-    ["evaluation"],
-    ["training", "build"],
-    ["benchmark", "display", "plots"],
-    ["commands"],
+    ["relaxation", "networks", "toy", "theorem_presets"],
+    ["estimators", "processes"],
+    ["evaluation", "agreement"],
+    ["training", "build", "theorem"],
+    ["benchmark", "display", "plots", "theorem_plots"],
+    ["commands", "theorem_command"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-WITHOUT_TORCH = {"cli", "experiment", "presets", "archives", "__main__"}
+WITHOUT_TORCH = {"cli", "experiment", "presets", "theorem_presets", "archives", "__main__"}
 
 
 def modules() -> list[Path]:

@@ -130,7 +130,7 @@ def test_settings_come_from_preset_then_file_then_command_line(run: Run) -> None
         (["--config", "bad.toml"], ["bad.toml", "expected TOML"]),
         (["--config", "field.toml"], ["bta", "did you mean beta?"]),
         (["--config", "preset.toml"], ["preset", "5", "p-1h"]),
-        (["--out", "taken"], ["taken", "new or empty folder", "--resume"]),
+        (["--out", "taken"], ["taken", "new or empty folder", "--out"]),
         (["--out", "bad.toml"], ["bad.toml", "new or empty folder"]),
         (["--out", "bad.toml/r"], ["bad.toml", "is a file"]),
         ([""], ["preset", "p-1h"]),

@@ -1,4 +1,11 @@
 from .activations import Activation as Activation
+from .agreement import Agreement as Agreement
+from .agreement import Agreements as Agreements
+from .agreement import Average as Average
+from .agreement import Comparison as Comparison
+from .agreement import Premise as Premise
+from .agreement import average as average
+from .agreement import compare as compare
 from .archives import DataError as DataError
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import CheckpointError as CheckpointError
@@ -33,9 +40,15 @@ from .networks import RealTimeNetwork as RealTimeNetwork
 from .presets import PRESETS as PRESETS
 from .presets import Preset as Preset
 from .presets import preset as preset
+from .processes import FreePhase as FreePhase
+from .processes import Process as Process
+from .processes import bptt_process as bptt_process
+from .processes import ep_process as ep_process
+from .processes import free_phase as free_phase
 from .relaxation import NonFiniteError as NonFiniteError
 from .relaxation import Relaxation as Relaxation
 from .relaxation import nudge as nudge
 from .relaxation import relax as relax
+from .toy import ToyModel as ToyModel
 from .training import Metrics as Metrics
 from .training import train as train

@@ -22,6 +22,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from eqprop.experiment import ConfigurationError, Experiment, parse_setting
 from eqprop.failures import Failure, UsageError
 from eqprop.presets import PRESETS, preset
+from eqprop.theorem_presets import SWEPT, THEOREM_PRESETS, TheoremSettings
 
 __all__ = ["main"]
 
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_presets(commands)
+    _add_theorem(commands)
     _add_bench(commands)
     for command in commands.choices.values():
         known = [option for action in command._actions for option in action.option_strings]
@@ -218,6 +220,64 @@ def _add_presets(commands: Any) -> None:
         commands, "presets", _presets, "list the presets, with the published results"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+_THEOREM = """\
+Compare EP with backpropagation through time at every step of the nudged phase, in neurons and
+in synapses (Theorem 1), on a network before training or on the network of a run:
+
+  eqprop theorem eb-1h                          as in the published figures
+  eqprop theorem p-1h --batches 10              mean and spread over mini-batches
+  eqprop theorem runs/mine                      a trained network, with the T, K and β of its run
+  eqprop theorem digits --sweep beta=0.01,0.1 --sweep free-steps=20,50,150
+
+Presets:
+"""
+
+_THEOREM_END = """\
+The folder receives metrics.json, the processes (states.png, parameters.png), the error per layer
+(layers.png), the error against β (error-against-beta.png) and that of a sweep (sweep.png).
+All is computed in float64. For networks and models of your own see eqprop.compare.
+"""
+
+
+def _add_theorem(commands: Any) -> None:
+    presets = "".join(
+        f"  {name:<8} {entry.description}: T = {entry.settings.free_steps}, "
+        f"K = {entry.settings.nudged_steps}, β = {entry.settings.beta:g}\n"
+        for name, entry in THEOREM_PRESETS.items()
+    )
+    parser = _add_command(
+        commands,
+        "theorem",
+        _theorem,
+        "compare EP with backpropagation through time, step by step",
+        description=_THEOREM + presets,
+        epilog=_THEOREM_END,
+    )
+    parser.add_argument("of", metavar="PRESET|RUN_DIR", help="a preset, or the folder of a run")
+    for setting in fields(TheoremSettings):
+        several: dict[str, Any] = {"nargs": "*"} if get_origin(setting.type) is tuple else {}
+        parser.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            dest=setting.name,
+            default=argparse.SUPPRESS,
+            help=setting.metadata["help"],
+            metavar="N",
+            **several,
+        )
+    parser.add_argument(
+        "--before-training", action="store_true", help="of a run: its network as it began"
+    )
+    parser.add_argument(
+        "--sweep", action="append", default=[], metavar="SETTING=N,N,…",
+        help="a grid of this setting's values; up to three times, for "
+        f"{', '.join(name.replace('_', '-') for name in SWEPT)}",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="new folder for the results "
+                        "(default: runs/theorem-PRESET-DATE-TIME)")  # fmt: skip
+    parser.add_argument("--data-dir", metavar="DIR", help="as for train")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
 
 def _add_bench(commands: Any) -> None:
@@ -391,6 +451,75 @@ def _presets(options: argparse.Namespace) -> int:
         "Train one with: eqprop train PRESET"
     )
     return 0
+
+
+def _theorem(options: argparse.Namespace) -> int:
+    given = {
+        setting.name: parse_setting(setting, getattr(options, setting.name))
+        for setting in fields(TheoremSettings)
+        if hasattr(options, setting.name)
+    }
+    # η = 0 is always there, to compare with.
+    given |= {"eta": tuple(eta for eta in given["eta"] if eta)} if "eta" in given else {}
+    grid = _grid(options.sweep)
+    data_dir = None
+    entry = THEOREM_PRESETS.get(options.of)
+    run = None if entry else Path(options.of)
+    if entry is not None:
+        name, experiment, settings = options.of, entry.experiment, entry.settings
+        if options.before_training:
+            raise UsageError(
+                "--before-training: expected it with the folder of a run; "
+                "the network of a preset is not trained"
+            )
+    elif Path(options.of).is_dir():
+        from eqprop.run_folder import RunError, RunFolder
+
+        try:
+            config = RunFolder(Path(options.of)).read_config()
+        except RunError as error:
+            raise Failure(str(error)) from None
+        experiment, data_dir = config.experiment, config.data_dir
+        name, settings = Path(options.of).resolve().name, TheoremSettings.of_run(experiment)
+    else:
+        raise UsageError(
+            f"{options.of}: expected one of {', '.join(THEOREM_PRESETS)}, or the folder of a run"
+        )
+    settings = settings.override(given)
+    from eqprop.theorem_command import theorem
+
+    return theorem(
+        name,
+        experiment,
+        settings,
+        run=run,
+        before_training=options.before_training,
+        grid=grid,
+        out=options.out,
+        data_dir=options.data_dir or data_dir,
+        as_json=options.json,
+    )
+
+
+def _grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of every swept setting: ``["beta=0.01,0.1"]`` gives ``{"beta": [0.01, 0.1]}``."""
+    by_name = {setting.name: setting for setting in fields(TheoremSettings)}
+    known = [name.replace("_", "-") for name in SWEPT]
+    grid: dict[str, list[Any]] = {}
+    for sweep in sweeps:
+        word, separator, values = sweep.partition("=")
+        name = word.replace("-", "_")
+        if word not in known or not separator:
+            raise UsageError(
+                f"--sweep {sweep}: expected SETTING=N,N,… with SETTING one of {', '.join(known)}"
+            )
+        if name in grid:
+            raise UsageError(f"--sweep {sweep}: expected {word} once, got it twice")
+        parsed = [parse_setting(by_name[name], value) for value in values.split(",")]
+        if len(set(parsed)) < len(parsed):
+            raise UsageError(f"--sweep {sweep}: expected every value once")
+        grid[name] = parsed
+    return grid
 
 
 def _bench(options: argparse.Namespace) -> int:

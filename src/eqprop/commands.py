@@ -4,11 +4,9 @@ import json
 import math
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, final
 
@@ -31,7 +29,7 @@ from eqprop.experiment import ConfigurationError, Experiment
 from eqprop.failures import Failure, UsageError
 from eqprop.networks import LayeredNetwork
 from eqprop.relaxation import NonFiniteError
-from eqprop.run_folder import RunConfig, RunError, RunFolder, environment
+from eqprop.run_folder import RunConfig, RunError, RunFolder, environment, new_folder
 from eqprop.training import train as train_epochs
 
 __all__ = ["bench", "evaluate", "resume", "train"]
@@ -53,7 +51,7 @@ def train(
         _require_tensorboard()
     # Nothing is written before all is there: a run that cannot start leaves no folder.
     trainee = _Trainee(experiment, data_dir)
-    folder = RunFolder(out or _made(Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    folder = RunFolder(out or new_folder(preset))
     with _claimed(folder):
         # Another run may have begun there meanwhile.
         _require_new(folder)
@@ -242,17 +240,6 @@ def bench(experiments: list[tuple[str, Experiment]], *, as_json: bool) -> int:
     else:
         print(f"u = {rows[-1]['u_microseconds']:.0f} µs")
     return 0
-
-
-def _made(path: Path) -> Path:
-    """A new folder: path, or the first of path-2, path-3, … that is not there yet."""
-    for candidate in chain([path], (path.with_name(f"{path.name}-{n}") for n in count(2))):
-        try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return candidate
-    raise AssertionError
 
 
 def _require_new(folder: RunFolder) -> None:

@@ -15,10 +15,12 @@ import json
 import os
 import platform
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, final
 
@@ -27,7 +29,7 @@ from filelock import FileLock, Timeout
 from eqprop.checkpoint import Checkpoint, write_atomically
 from eqprop.experiment import Experiment
 
-__all__ = ["RunConfig", "RunError", "RunFolder", "environment"]
+__all__ = ["RunConfig", "RunError", "RunFolder", "environment", "new_folder"]
 
 
 class RunError(Exception):
@@ -87,10 +89,14 @@ class RunFolder:
         """
         if self.path.is_dir():
             if any(entry != self._lock for entry in self.path.iterdir()):
-                quoted = shlex.quote(str(self.path))
+                resume = (
+                    f", or continue that run with --resume {shlex.quote(str(self.path))}"
+                    if self.config.exists()
+                    else ""
+                )
                 raise RunError(
                     f"{self.path}: expected a new or empty folder, found something there; choose "
-                    f"another --out, or continue that run with --resume {quoted}"
+                    f"another --out{resume}"
                 )
             return
         nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
@@ -172,6 +178,18 @@ class RunFolder:
         """Bring ``metrics.jsonl`` to the state of a checkpoint."""
         lines = "".join(json.dumps(metrics) + "\n" for metrics in history)
         write_atomically(self.metrics, lines.encode())
+
+
+def new_folder(name: str) -> Path:
+    """Make a new folder below ``runs/``, named after what it is to hold and the present time."""
+    path = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for candidate in chain([path], (path.with_name(f"{path.name}-{n}") for n in count(2))):
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError
 
 
 def environment(threads: int, device: str) -> dict[str, Any]:
