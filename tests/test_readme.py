@@ -10,7 +10,7 @@ EXAMPLES = re.findall(r"<!-- run by the tests -->\n```python\n(.*?)```", README.
 
 
 def test_the_examples_of_the_readme_run_and_learn(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
     names: dict[str, object] = {"__name__": "readme"}
     for example in EXAMPLES:
         exec(compile(example, str(README), "exec"), names)
@@ -19,6 +19,8 @@ def test_the_examples_of_the_readme_run_and_learn(capsys: pytest.CaptureFixture[
     assert len(errors) == 6
     assert errors[4] < 10  # five epochs of the network
     assert errors[5] < 30  # one epoch of the model of one's own
+    assert float(out.splitlines()[-3]) < 0.003  # 1.5 β, and some room
+    assert out.splitlines()[-1] == "True"  # the premise holds
     last = re.search(r"([\d.]+) % of the test digits are wrong", out)
     assert last
     assert float(last[1]) < 10
