@@ -122,8 +122,8 @@ DEFECTS = [
     Defect(
         "input not passed through ρ in real time",
         "networks.py",
-        "return self._chain[0].up(self.rate(x.flatten(1)))",
-        "return self._chain[0].up(x.flatten(1))",
+        "return self.chain[0].up(self.rate(x.flatten(1)))",
+        "return self.chain[0].up(x.flatten(1))",
         "test_networks.py",
     ),
     Defect(
@@ -164,8 +164,8 @@ DEFECTS = [
     Defect(
         "learning rates the wrong way round",
         "networks.py",
-        "zip(self._chain, learning_rates, strict=True)",
-        "zip(self._chain, reversed(list(learning_rates)), strict=True)",
+        "zip(self.chain, learning_rates, strict=True)",
+        "zip(self.chain, reversed(list(learning_rates)), strict=True)",
         "test_networks.py",
     ),
     Defect(
@@ -362,10 +362,7 @@ def caught(defect: Defect) -> bool:
         copy = Path(folder) / "eqprop"
         shutil.copytree(ROOT / "src" / "eqprop", copy)
         path = copy / defect.file
-        text = path.read_text()
-        if text.count(defect.old) != 1:
-            raise SystemExit(f"{defect.description}: {defect.old!r} is not once in {defect.file}")
-        path.write_text(text.replace(defect.old, defect.new))
+        path.write_text(path.read_text().replace(defect.old, defect.new))
         names, _, choice = defect.tests.partition(" -k ")
         run = subprocess.run(
             [
@@ -387,6 +384,13 @@ def caught(defect: Defect) -> bool:
 def main() -> int:
     chosen = [d for d in DEFECTS if all(word in d.description for word in sys.argv[1:])]
     missed = []
+    for defect in chosen:
+        places = (ROOT / "src" / "eqprop" / defect.file).read_text().count(defect.old)
+        if places != 1:
+            raise SystemExit(
+                f"{defect.description}: expected {defect.old!r} once in {defect.file}, "
+                f"found it {places} times"
+            )
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         for defect, found in zip(chosen, workers.map(caught, chosen), strict=True):
             print(f"{'caught' if found else 'MISSED'}  {defect.description}", flush=True)
