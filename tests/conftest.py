@@ -61,17 +61,16 @@ class UserEnergy(EnergyModel):
 
 
 class Entangled(PrimitiveModel):
-    """Φ = Σ log cosh z, z = ½ (P h + Q o + A x): ∂Φ/∂h and ∂Φ/∂o share all they are made of."""
+    """Φ = Σ log cosh z, z = ½ (h + Q o + A x): autograd makes ∂Φ/∂o = Qᵀ ∂Φ/∂h out of ∂Φ/∂h."""
 
     def __init__(self) -> None:
-        super().__init__([5, 3])
+        super().__init__([6, 3])
         self.a = nn.Linear(4, 6)
-        self.p = nn.Linear(5, 6, bias=False)
         self.q = nn.Linear(3, 6, bias=False)
 
     def phi(self, x: Tensor, state: State) -> Tensor:
         h, o = state
-        z = 0.5 * (self.p(h) + self.q(o) + self.a(x))
+        z = 0.5 * (h + self.q(o) + self.a(x))
         return z.cosh().log().sum(1)
 
 
