@@ -409,7 +409,12 @@ def test_a_run_killed_in_its_first_epoch_starts_anew(run: Run) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(run: Run) -> None:
-    words = [sys.executable, "-m", "eqprop", "train", "--epochs", "1000", "--out", "r"]
+    # Whoever runs the tests in the background ignores Ctrl-C, and the child would inherit that.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from eqprop.cli import main; sys.exit(main())"
+    )
+    words = [sys.executable, "-c", code, "train", "--epochs", "1000", "--out", "r"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not Path("r/metrics.jsonl").exists():
