@@ -256,7 +256,7 @@ DEFECTS = [
     Defect("nudging ignored", "build.py", "experiment.nudging,", '"one-sided",', "test_build.py"),
     Defect(
         "settings changed behind the checkpoint's back",
-        "commands.py",
+        "run_folder.py",
         'if name != "epochs" and checkpoint.settings.get(name) != value:',
         "if False:",
         "test_command_line.py -k changed_by_hand",

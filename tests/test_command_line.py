@@ -137,7 +137,7 @@ def test_settings_come_from_preset_then_file_then_command_line(run: Run) -> None
         (["--ouput", "r"], ["--ouput", "did you mean --out"]),
         (["--beta", "-1e-3x"], ["--beta"]),
         (["--hidden", "1" + 24 * "0"], ["hidden", "1 to 1000000"]),
-        (["--threads", "99999999999"], ["threads", "4096"]),
+        (["--threads", "99999999999"], ["threads", "1024"]),
         (["--device", "cuda:007"], ["device", "cuda:N"]),
         (["--device", "cuda:٣"], ["device", "cuda:N"]),
         (["--config", "huge.toml"], ["beta", "a number"]),
@@ -215,6 +215,7 @@ def test_a_run_that_another_process_works_on_is_left_alone(run: Run) -> None:
         lambda config: None,
         lambda config: config | {"experiment": []},
         lambda config: config | {"experiment": {}},
+        lambda config: config | {"data_dir": 5},
         lambda config: config | {"environment": None},
         lambda config: {},
         lambda config: config | {"experiment": config["experiment"] | {"beta": "x"}},
@@ -227,10 +228,15 @@ def test_a_config_that_was_changed_by_hand_is_refused(run: Run, change: Callable
     path = Path("r/config.json")
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     before = files(Path("r"))
-    for command in (["train", "--resume", "r", "--epochs", 5], ["evaluate", "r"]):
+    for command in (
+        ["train", "--resume", "r", "--epochs", 5],
+        ["evaluate", "r"],
+        ["theorem", "r", "--out", "t"],
+    ):
         status, out, err = run(*command)
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert "r/config.json" in err
+    assert not Path("t").exists()
     assert files(Path("r")) == before
 
 
@@ -238,6 +244,35 @@ def test_where_the_data_lies_is_remembered(run: Run) -> None:
     run("train", *QUICK, "--out", "r", "--data-dir", "here")
     assert json.loads(Path("r/config.json").read_text())["data_dir"] == str(Path("here").absolute())
     assert RunFolder(Path("r")).read_config().data_dir == str(Path("here").absolute())
+
+
+def test_a_tilde_is_remembered_as_the_folder_it_means(run: Run) -> None:
+    run("train", *QUICK, "--out", "r", "--data-dir=~/nowhere")
+    stored = RunFolder(Path("r")).read_config().data_dir
+    assert stored == str(Path("~/nowhere").expanduser())
+    assert run("train", "--config", "r/config.json", "--out", "s")[0] == 0
+    assert RunFolder(Path("s")).read_config().data_dir == stored
+
+
+@pytest.mark.parametrize("missing", ["settings", "history", "optimizer"])
+def test_a_checkpoint_that_lacks_something_is_refused(run: Run, missing: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from eqprop import checkpoint
+
+    run("train", *QUICK, "--out", "r")
+    path = RunFolder(Path("r")).checkpoint
+    tensors = load_file(path)
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    state = json.loads(header["state"])
+    del state[missing]
+    header["state"] = json.dumps(state)
+    header["sha256"] = checkpoint._digest(tensors, header["state"])
+    save_file(tensors, path, header)
+    status, _, err = run("evaluate", "r")
+    assert (status, err.count("\n")) == (1, 1)
+    assert missing in err
 
 
 def test_a_terminal_without_greek_letters_is_no_obstacle() -> None:
@@ -404,6 +439,15 @@ def test_a_run_killed_in_its_first_epoch_starts_anew(run: Run) -> None:
     run("train", *QUICK, "--out", "whole")
     Path("r").mkdir()
     Path("r/config.json").write_bytes(Path("whole/config.json").read_bytes())
+    assert run("train", "--resume", "r")[0] == 0
+    assert_same_run(Path("r"), Path("whole"))
+
+
+def test_a_run_killed_twice_in_its_first_epoch_still_starts_anew(run: Run) -> None:
+    run("train", *QUICK, "--out", "whole")
+    Path("r").mkdir()
+    Path("r/config.json").write_bytes(Path("whole/config.json").read_bytes())
+    Path("r/metrics.jsonl").touch()  # as a resumed run leaves it, before its first epoch ends
     assert run("train", "--resume", "r")[0] == 0
     assert_same_run(Path("r"), Path("whole"))
 

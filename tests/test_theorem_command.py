@@ -55,7 +55,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_folder_holds_the_metrics_and_the_figures(tmp_path: Path) -> None:
     metrics = run(tmp_path / "out", *TOY)
-    files = {path.name for path in (tmp_path / "out").iterdir()}
+    files = {path.name for path in (tmp_path / "out").iterdir()} - {".lock"}
     assert files == {"metrics.json", *FIGURES}
     for name in FIGURES:
         assert (tmp_path / "out" / name).read_bytes().startswith(PNG)
@@ -290,7 +290,7 @@ def test_a_run_without_a_checkpoint_can_be_looked_at_only_before_training(
         (["toy", "--free-steps", "5"], "nudged_steps = 80: expected at most free_steps = 5"),
         (["toy", "--nudged-steps", "0"], "nudged_steps = 0: expected a whole number of at least 1"),
         (["toy", "--nudging", "random-sign"], "nudging = random-sign: expected one of one-sided"),
-        (["toy", "--eta", "-1"], "eta = -1.0: expected up to five finite numbers > 0"),
+        (["toy", "--eta", "-1"], "eta = -1.0: expected up to five different finite"),
         (["toy", "--eta", *"123456"], "eta = 1.0 2.0 3.0 4.0 5.0 6.0: expected up to five"),
         (["toy", "--betas", "0.1"], "betas = 0.1: expected at least two different"),
         (["toy", "--batches", "0"], "batches = 0: expected a whole number of at least 1"),
@@ -346,8 +346,10 @@ def test_absent_data_is_a_failure(
 def test_a_state_that_stops_being_finite_is_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refusal(capsys, 1, *TOY, "--beta", "1e200", "--out", str(tmp_path / "out"))
-    assert "stopped being finite in the nudged phase (beta +1e+200)" in line
+    # The output grows by a factor εβ = 8e28 in every step.
+    words = ["--beta", "1e30", "--nudged-steps", "40"]
+    line = refusal(capsys, 1, *TOY, *words, "--out", str(tmp_path / "out"))
+    assert "stopped being finite in the nudged phase (beta +1e+30)" in line
 
 
 def test_help_answers_without_torch_and_names_every_preset() -> None:
@@ -401,3 +403,48 @@ def test_the_prototypical_network_on_mnist_agrees_approximately(tmp_path: Path) 
     assert metrics["premise"]["holds"]
     assert 0.01 < metrics["overall"]["states"]["relative_error"] < 0.2
     assert math.cos(math.radians(metrics["total_update_angle"])) > 0.95
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_an_overflow_is_no_perfect_angle() -> None:
+    from eqprop.agreement import Agreement
+
+    for sums in ([float("inf"), 1.0, 0.0, float("inf"), 1.0, 2.0], [float("nan")] * 4 + [0.0, 0.0]):
+        found = Agreement.of(sums)
+        assert math.isnan(found.angle)
+        assert math.isnan(found.cosine)
+        assert found.relative_error == math.inf
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--threads", "9999999999"],
+        ["--beta", "1e100"],
+        ["--betas", "1e-320", "1e-319"],
+        ["--eta", "1e-5", "1e-5"],
+        ["--sweep", "beta="],
+    ],
+    ids=" ".join,
+)
+def test_what_would_only_overflow_or_repeat_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    line = refusal(capsys, 2, *TOY[:2], *words, "--out", str(tmp_path / "out"))
+    assert words[0].removeprefix("--") in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_is_too_small_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--batch-size", "99999999999", "--out", str(tmp_path / "out")]
+    assert "batch_size = 99999999999" in refusal(capsys, 1, *TOY, *words)
+
+
+def test_a_folder_of_any_name_is_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "a$b^$c é"
+    quick = ["--epochs", "1", "--hidden", "8", "--free-steps", "5", "--nudged-steps", "3"]
+    assert main(["train", *quick, "--out", str(folder)]) == 0
+    metrics = run(tmp_path / "out", "theorem", str(folder))
+    assert metrics["of"] == "a$b^$c é"

@@ -61,6 +61,9 @@ class Agreement:
     def of(cls, sums: Sequence[float]) -> Self:
         """From ‖u‖², ‖v‖², ⟨u, v⟩, ‖u − v‖², how many signs were equal, of how many."""
         uu, vv, uv, dd, equal, counted = sums
+        if not all(map(math.isfinite, sums)):
+            # Squares that overflowed say nothing of an angle.
+            return cls(math.inf, math.nan, math.nan, equal / counted if counted else math.nan)
         u, v, d = math.sqrt(uu), math.sqrt(vv), math.sqrt(dd)
         error = d / v if v else (math.inf if d else 0.0)
         cosine = angle = math.nan

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 __all__ = ["Checkpoint", "CheckpointError", "write_atomically"]
 
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 class CheckpointError(Exception):
@@ -140,6 +140,10 @@ class Checkpoint:
                 )
             intact = header["sha256"] == _digest(tensors, header["state"])
             state = json.loads(header["state"])
+            optimizer, history, settings = (
+                state[key] for key in ("optimizer", "history", "settings")
+            )
+            generator = tensors["generator"]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path}: expected a checkpoint, but it is damaged ({error}); "
@@ -150,7 +154,6 @@ class Checkpoint:
                 f"{path}: expected contents of the checksum it carries, but they were altered; "
                 "restore the file from a copy, or start a new run"
             )
-        optimizer = state["optimizer"]
         states: dict[int, dict[str, Any]] = {
             int(index): dict(values) for index, values in optimizer["state"].items()
         }
@@ -165,9 +168,9 @@ class Checkpoint:
                 if name.startswith("model/")
             },
             optimizer={"state": states, "param_groups": optimizer["param_groups"]},
-            generator=tensors["generator"],
-            history=state["history"],
-            settings=state["settings"],
+            generator=generator,
+            history=history,
+            settings=settings,
         )
 
 

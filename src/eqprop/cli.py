@@ -96,7 +96,8 @@ def _unrecognised(word: str, known: Sequence[str]) -> str:
 
 
 def _complain(error: object, status: int) -> int:
-    print(f"eqprop: error: {' '.join(str(error).split())}", file=sys.stderr)
+    if sys.stderr is not None:  # it may have been closed
+        print(f"eqprop: error: {' '.join(str(error).split())}", file=sys.stderr)
     return status
 
 
@@ -316,17 +317,21 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _experiment(options: argparse.Namespace) -> tuple[str, Experiment]:
-    """Preset, then TOML file, then command line; the preset's name, and the experiment."""
+def _experiment(options: argparse.Namespace) -> tuple[str, Experiment, str | None]:
+    """Preset, then file, then command line: the preset's name, the experiment, the data's place."""
     from_file: dict[str, Any] = {}
     if options.config is not None:
         from_file = _read_settings(options.config)
     name = from_file.pop("preset", "digits")
+    data_dir = from_file.pop("data_dir", None)
+    if not isinstance(data_dir, str | None):
+        raise ConfigurationError("data_dir", data_dir, "the name of a folder")
     if not isinstance(name, str):
         raise ConfigurationError("preset", name, f"one of {', '.join(PRESETS)}")
     name = name if options.preset is None else options.preset
     # In one step, so that e.g. hidden layers and learning rates may change together.
-    return name, preset(name).override({**from_file, **_settings(options)})
+    experiment = preset(name).override({**from_file, **_settings(options)})
+    return name, experiment, options.data_dir or data_dir
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -336,7 +341,11 @@ def _read_settings(path: Path) -> dict[str, Any]:
         if path.suffix != ".json":
             return tomllib.loads(text)
         stored = json.loads(text)
-        return {"preset": stored["preset"], **stored["experiment"]}
+        return {
+            "preset": stored["preset"],
+            **stored["experiment"],
+            "data_dir": stored.get("data_dir"),
+        }
     except FileNotFoundError:
         raise UsageError(f"--config {path}: expected a file, found none") from None
     except OSError as error:
@@ -350,14 +359,14 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _train(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if options.resume is None:
-        name, experiment = _experiment(options)
+        name, experiment, data_dir = _experiment(options)
         from eqprop.commands import train
 
         return train(
             name,
             experiment,
             out=options.out,
-            data_dir=options.data_dir,
+            data_dir=data_dir,
             as_json=options.json,
             tensorboard=options.tensorboard,
         )
@@ -515,7 +524,10 @@ def _grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
             )
         if name in grid:
             raise UsageError(f"--sweep {sweep}: expected {word} once, got it twice")
-        parsed = [parse_setting(by_name[name], value) for value in values.split(",")]
+        try:
+            parsed = [parse_setting(by_name[name], value) for value in values.split(",")]
+        except ConfigurationError as error:
+            raise UsageError(f"--sweep {sweep}: {error}") from None
         if len(set(parsed)) < len(parsed):
             raise UsageError(f"--sweep {sweep}: expected every value once")
         grid[name] = parsed

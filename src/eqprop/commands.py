@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
@@ -27,6 +27,7 @@ from eqprop.estimators import AdjointError
 from eqprop.evaluation import evaluate as evaluate_split
 from eqprop.experiment import ConfigurationError, Experiment
 from eqprop.failures import Failure, UsageError
+from eqprop.memory import enough_memory
 from eqprop.networks import LayeredNetwork
 from eqprop.relaxation import NonFiniteError
 from eqprop.run_folder import RunConfig, RunError, RunFolder, environment, new_folder
@@ -59,7 +60,7 @@ def train(
             preset,
             experiment,
             environment(experiment.threads, _device(experiment)),
-            None if data_dir is None else str(Path(data_dir).absolute()),
+            _kept(data_dir),
         )
         return _run(folder, trainee, as_json=as_json, tensorboard=tensorboard)
 
@@ -72,7 +73,7 @@ def resume(
     config = _config(folder)
     with _claimed(folder):
         # Killed in its first epoch, a run has neither a checkpoint nor metrics: it starts anew.
-        fresh = not folder.checkpoint.exists() and not folder.metrics.exists()
+        fresh = not folder.checkpoint.exists() and not folder.has_metrics
         checkpoint = None if fresh else _checkpoint(folder, config)
         done = len(checkpoint.history) if checkpoint else 0
         experiment = config.experiment
@@ -89,7 +90,9 @@ def resume(
                 checkpoint.restore(trainee.network, trainee.optimizer, trainee.generator)
             history = list(checkpoint.history)
         # Only now that everything fits: a run that cannot be resumed keeps its files as they were.
-        folder.write_config(config.preset, experiment, config.environment, config.data_dir)
+        folder.write_config(
+            config.preset, experiment, config.environment, _kept(data_dir) or config.data_dir
+        )
         folder.rewrite_metrics(history)
         return _run(folder, trainee, history, as_json=as_json, tensorboard=tensorboard)
 
@@ -222,9 +225,10 @@ def bench(experiments: list[tuple[str, Experiment]], *, as_json: bool) -> int:
     rows = []
     for name, experiment in experiments:
         torch_device(experiment)
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             print(f"measuring {name} …", end="\r", file=sys.stderr, flush=True)
-        rows.append(measure(name, experiment))
+        with _enough_memory(experiment):
+            rows.append(measure(name, experiment))
         if not as_json:
             if len(rows) == 1:
                 print("preset    estimator  device  threads  ms/batch        u  peak MiB")
@@ -240,6 +244,11 @@ def bench(experiments: list[tuple[str, Experiment]], *, as_json: bool) -> int:
     else:
         print(f"u = {rows[-1]['u_microseconds']:.0f} µs")
     return 0
+
+
+def _kept(data_dir: str | None) -> str | None:
+    """Where the data lies, as it is to be remembered."""
+    return None if data_dir is None else str(Path(data_dir).expanduser().absolute())
 
 
 def _require_new(folder: RunFolder) -> None:
@@ -266,20 +275,10 @@ def _config(folder: RunFolder) -> RunConfig:
 
 
 def _checkpoint(folder: RunFolder, config: RunConfig) -> Checkpoint:
-    """The checkpoint of the run, if it was written with the run's settings."""
     try:
-        checkpoint = Checkpoint.load(folder.checkpoint)
-    except CheckpointError as error:
+        return folder.read_checkpoint(config)
+    except (RunError, CheckpointError) as error:
         raise Failure(str(error)) from None
-    stored = json.loads(json.dumps(config.experiment.to_json()))
-    for name, value in stored.items():
-        # More epochs may have been asked for since.
-        if name != "epochs" and checkpoint.settings.get(name) != value:
-            raise Failure(
-                f"{folder.config}: {name} = {value}: expected {checkpoint.settings.get(name)}, "
-                "with which the checkpoint was written; put it back, or start a new run"
-            )
-    return checkpoint
 
 
 @contextmanager
@@ -290,20 +289,11 @@ def _refusing_foreign(folder: RunFolder) -> Iterator[None]:
         raise Failure(f"{folder.checkpoint}: {error}") from None
 
 
-@contextmanager
-def _enough_memory(experiment: Experiment) -> Iterator[None]:
-    """Say in one line that memory was too small."""
-    try:
-        yield
-    except RuntimeError as error:
-        # On the CPU torch has no exception of its own for it.
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise Failure(
-            f"hidden = {' '.join(map(str, experiment.hidden))}, batch_size = "
-            f"{experiment.batch_size}: expected to fit into the memory of {experiment.device}, "
-            "found too little; lower one of them"
-        ) from None
+def _enough_memory(experiment: Experiment) -> AbstractContextManager[None]:
+    return enough_memory(
+        f"hidden = {' '.join(map(str, experiment.hidden))}, batch_size = {experiment.batch_size}",
+        experiment.device,
+    )
 
 
 def _data(experiment: Experiment, data_dir: str | None) -> Dataset:

@@ -93,7 +93,7 @@ class Experiment:
             _check_type(setting, getattr(self, setting.name))
         for name in ("free_steps", "nudged_steps", "batch_size", "epochs", "threads"):
             self._require(name, getattr(self, name) >= 1, "a whole number of at least 1")
-        self._require("threads", self.threads <= 4096, "a whole number of at most 4096")
+        self._require("threads", self.threads <= 1024, "a whole number of at most 1024")
         self._require("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 − 1")
         self._require("beta", _finite(self.beta) and self.beta != 0, "a finite number other than 0")
         self._require("epsilon", _finite(self.epsilon) and self.epsilon > 0, "a finite number > 0")

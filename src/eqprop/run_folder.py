@@ -158,6 +158,8 @@ class RunFolder:
                 config["experiment"]
             ):
                 raise ValueError(f"{', '.join(sorted(missing))} missing")
+            if not isinstance(config["data_dir"], str | None):
+                raise TypeError(f"data_dir = {config['data_dir']}")
             experiment = Experiment().override(config["experiment"])
             return RunConfig(
                 str(config["preset"]), experiment, config["data_dir"], dict(config["environment"])
@@ -167,6 +169,29 @@ class RunFolder:
                 f"{self.config}: expected the settings of a run, found a damaged file "
                 f"({type(error).__name__}: {error}); restore it from a copy"
             ) from error
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether an epoch was ever completed here."""
+        return self.metrics.exists() and self.metrics.stat().st_size > 0
+
+    def read_checkpoint(self, config: RunConfig) -> Checkpoint:
+        """The checkpoint, if it was written with the settings of the configuration.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+            RunError: the settings are others.
+        """
+        checkpoint = Checkpoint.load(self.checkpoint)
+        # As JSON has them: lists for tuples.
+        for name, value in json.loads(json.dumps(config.experiment.to_json())).items():
+            # More epochs may have been asked for since.
+            if name != "epochs" and checkpoint.settings.get(name) != value:
+                raise RunError(
+                    f"{self.config}: {name} = {value}: expected {checkpoint.settings.get(name)}, "
+                    "with which the checkpoint was written; put it back, or start a new run"
+                )
+        return checkpoint
 
     def store(self, checkpoint: Checkpoint) -> None:
         """Store the state after an epoch, then its metrics."""

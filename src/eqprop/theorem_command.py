@@ -27,10 +27,11 @@ from tqdm import tqdm
 from eqprop.agreement import Average, Comparison
 from eqprop.archives import DataError
 from eqprop.build import build_data, build_network, torch_device
-from eqprop.checkpoint import Checkpoint, CheckpointError, write_atomically
+from eqprop.checkpoint import CheckpointError, write_atomically
 from eqprop.data import one_hot
 from eqprop.experiment import Experiment
 from eqprop.failures import Failure, UsageError
+from eqprop.memory import enough_memory
 from eqprop.models import ConvergentModel
 from eqprop.relaxation import NonFiniteError
 from eqprop.run_folder import RunError, RunFolder, environment, new_folder
@@ -85,35 +86,68 @@ def theorem(
     started = time.perf_counter()
     if out is not None:
         _require_new(out)
-    cells = len(list(grid_points(settings, grid))) if grid else 0
+    if grid:
+        # A point that cannot be is refused before anything is computed.
+        list(grid_points(settings, grid))
+    trained = run is not None and not before_training
     machine = replace(experiment or Experiment(), device=settings.device)
-    device = torch_device(machine)
+    torch_device(machine)
     torch.set_num_threads(settings.threads)
-    if experiment is None:
-        model, batches = _toy(settings)
-    else:
-        model, batches = _network(
-            replace(machine, dtype="float64", seed=experiment.seed if run else settings.seed),
-            settings,
-            run=None if before_training else run,
-            data_dir=data_dir,
-        )
+    with enough_memory(
+        f"batches = {settings.batches}, batch_size = {settings.batch_size}", settings.device
+    ):
+        if experiment is None:
+            model, batches = _toy(settings)
+        else:
+            model, batches = _network(
+                replace(machine, dtype="float64", seed=experiment.seed if run else settings.seed),
+                settings,
+                run=run if trained else None,
+                data_dir=data_dir,
+            )
     # As early as what can fail for want of data is done: to find out later would waste minutes.
     folder = out or new_folder(f"theorem-{name}")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with RunFolder(folder).claimed():
+            # Something else may have begun there meanwhile.
+            _require_new(folder)
+            return _theorem(
+                name, experiment, settings, model, batches, grid, folder, trained, as_json, started
+            )
+    except RunError as error:
+        raise Failure(str(error)) from None
 
+
+def _theorem(
+    name: str,
+    experiment: Experiment | None,
+    settings: TheoremSettings,
+    model: ConvergentModel,
+    batches: Batches,
+    grid: Mapping[str, Sequence[float]],
+    folder: Path,
+    trained: bool,
+    as_json: bool,
+    started: float,
+) -> int:
+    cells = len(list(grid_points(settings, grid))) if grid else 0
+    device = torch.device(settings.device)
     swept: list[Cell] = []
     with _Progress(ticks(settings, cells)) as tick:
         try:
-            diagnosis = diagnose(model, batches, settings, tick)
-            if grid:
-                swept = sweep(model, batches, settings, grid, tick)
+            with enough_memory(
+                f"nudged_steps = {settings.nudged_steps}, batch_size = {settings.batch_size}",
+                settings.device,
+            ):
+                diagnosis = diagnose(model, batches, settings, tick)
+                if grid:
+                    swept = sweep(model, batches, settings, grid, tick)
         except NonFiniteError as error:
             raise Failure(str(error)) from None
 
     metrics = {
         "of": name,
-        "trained": run is not None and not before_training,
+        "trained": trained,
         "settings": settings.to_json(),
         "network": None if experiment is None else experiment.to_json(),
         **to_json(diagnosis),
@@ -124,6 +158,8 @@ def theorem(
         ),
         "seconds": time.perf_counter() - started,
     }
+    # A folder's name may hold bytes that are no text.
+    name = name.encode(errors="replace").decode()
     title = _title(name, settings)
     _draw(diagnosis, swept, title, name, folder)
     # Last: where it lies, everything else does.
@@ -169,8 +205,9 @@ def _network(
     checkpoint = None
     if run is not None:
         try:
-            checkpoint = Checkpoint.load(RunFolder(run).checkpoint)
-        except CheckpointError as error:
+            folder = RunFolder(run)
+            checkpoint = folder.read_checkpoint(folder.read_config())
+        except (RunError, CheckpointError) as error:
             raise Failure(str(error)) from None
     try:
         # Only the mini-batches are needed in float64: the whole set would take twice its memory.
@@ -209,7 +246,7 @@ class _Progress:
             leave=False,
             dynamic_ncols=True,
             delay=2,
-            disable=not sys.stderr.isatty(),
+            disable=sys.stderr is None or not sys.stderr.isatty(),
         )
         self._total = total
         self._done = 0

@@ -149,7 +149,8 @@ def draw_layers(diagnosis: Diagnosis, title: str, path: Path) -> None:
             **style,
             error_kw=bars,
         )
-    upper.set_yscale("log")
+    if smallest < math.inf:
+        upper.set_yscale("log")
     upper.yaxis.set_minor_formatter(NullFormatter())
     if smallest < math.inf:
         upper.set_ylim(bottom=10 ** math.floor(math.log10(smallest / 1.5)))
@@ -229,14 +230,15 @@ def draw_error_against_beta(diagnosis: Diagnosis, title: str, path: Path) -> Non
             e / b**order
             for errors in (curve.states, curve.parameters)
             for b, e in zip(curve.beta, errors, strict=True)
-            if e > 0
+            if 0 < e < math.inf
         )
         theory = [0.4 * anchor * b**order for b in curve.beta]
         if max(theory) > 1e-3 * min(shown):
             label = f"theory for exact models: ∝ β{'²' if order == 2 else ''}"
             axes.plot(curve.beta, theory, ":", color="0.45", label=label)
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    if shown:
+        axes.set_yscale("log")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("β")
     axes.set_ylabel("relative error")
@@ -319,7 +321,9 @@ def draw_sweep(cells: Sequence[Cell], title: str, path: Path) -> None:
             f"\nPREMISE FAILS in {len(failed)} of {len(cells)}, in brackets:"
             "\nthe free phase is not steady there"
         )
-    figure.suptitle(title, fontsize="medium", color="#a00000" if failed else "black")
+    figure.suptitle(
+        title, fontsize="medium", color="#a00000" if failed else "black", parse_math=False
+    )
     _write(figure, path)
 
 
@@ -330,7 +334,9 @@ def _title(figure: Figure, title: str, diagnosis: Diagnosis, *, wide: bool = Fal
         title += f"\nPREMISE FAILS: {said}" if wide else "\nPREMISE FAILS:\n" + "\n".join(
             problem.partition(":")[0] for problem in problems
         )  # fmt: skip
-    figure.suptitle(title, fontsize="medium", color="#a00000" if problems else "black")
+    figure.suptitle(
+        title, fontsize="medium", color="#a00000" if problems else "black", parse_math=False
+    )
 
 
 def _write(figure: Figure, path: Path) -> None:

@@ -61,12 +61,15 @@ class TheoremSettings:
         for name in ("free_steps", "nudged_steps", "batches", "batch_size", "threads"):
             value = getattr(self, name)
             self._require(name, type(value) is int and value >= 1, "a whole number of at least 1")
+        self._require("threads", self.threads <= 1024, "a whole number of at most 1024")
         self._require(
             "nudged_steps",
             self.nudged_steps <= self.free_steps,
             f"at most free_steps = {self.free_steps}, as BPTT goes through the last of them",
         )
-        self._require("beta", _nonzero(self.beta), "a finite number other than 0")
+        self._require(
+            "beta", _nonzero(self.beta), "a finite number other than 0, of size 1e-30 to 1e30"
+        )
         self._require(
             "nudging",
             self.nudging in ("one-sided", "symmetric"),
@@ -74,14 +77,15 @@ class TheoremSettings:
         )
         self._require(
             "eta",
-            len(self.eta) <= 5 and all(math.isfinite(e) and e > 0 for e in self.eta),
-            "up to five finite numbers > 0",
+            len(set(self.eta)) == len(self.eta) <= 5
+            and all(math.isfinite(e) and e > 0 for e in self.eta),
+            "up to five different finite numbers > 0",
         )
         self._require(
             "betas",
             all(_nonzero(b) and b > 0 for b in self.betas)
             and len(set(self.betas)) == len(self.betas) != 1,
-            "at least two different finite numbers > 0",
+            "at least two different numbers from 1e-30 to 1e30",
         )
         self._require("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 − 1")
 
@@ -124,7 +128,8 @@ class TheoremSettings:
 
 
 def _nonzero(value: float) -> bool:
-    return math.isfinite(value) and value != 0
+    # Far beyond either end there is nothing but rounding and overflow.
+    return 1e-30 <= abs(value) <= 1e30
 
 
 @final

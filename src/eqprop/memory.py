@@ -1,0 +1,30 @@
+"""Memory that was too small, said in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from eqprop.failures import Failure
+
+__all__ = ["enough_memory"]
+
+
+@contextmanager
+def enough_memory(what: str, device: str) -> Iterator[None]:
+    """Within it, torch's running out of memory becomes a :class:`~eqprop.failures.Failure`.
+
+    Args:
+        what: the settings that took so much, with their values.
+        device: whose memory it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # On the CPU torch has no exception of its own for it.
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise Failure(
+            f"{what}: expected to fit into the memory of {device}, found too little; "
+            "lower one of them"
+        ) from None
