@@ -91,7 +91,7 @@ def theorem(
         list(grid_points(settings, grid))
     trained = run is not None and not before_training
     machine = replace(experiment or Experiment(), device=settings.device)
-    torch_device(machine)
+    device = torch_device(machine)
     torch.set_num_threads(settings.threads)
     with enough_memory(
         f"batches = {settings.batches}, batch_size = {settings.batch_size}", settings.device
@@ -111,59 +111,28 @@ def theorem(
         with RunFolder(folder).claimed():
             # Something else may have begun there meanwhile.
             _require_new(folder)
-            return _theorem(
-                name, experiment, settings, model, batches, grid, folder, trained, as_json, started
-            )
+            diagnosis, swept = _compute(model, batches, settings, grid)
+            metrics = {
+                # A folder's name may hold bytes that are no text.
+                "of": name.encode(errors="replace").decode(),
+                "trained": trained,
+                "settings": settings.to_json(),
+                "network": None if experiment is None else experiment.to_json(),
+                **to_json(diagnosis),
+                **({"sweep": [cell_to_json(cell) for cell in swept]} if grid else {}),
+                "environment": environment(
+                    settings.threads,
+                    torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                ),
+                "seconds": time.perf_counter() - started,
+            }
+            title = _title(metrics["of"], settings)
+            _draw(diagnosis, swept, title, metrics["of"], folder)
+            # Last: where it lies, everything else does.
+            written = json.dumps(metrics, indent=2) + "\n"
+            write_atomically(folder / "metrics.json", written.encode())
     except RunError as error:
         raise Failure(str(error)) from None
-
-
-def _theorem(
-    name: str,
-    experiment: Experiment | None,
-    settings: TheoremSettings,
-    model: ConvergentModel,
-    batches: Batches,
-    grid: Mapping[str, Sequence[float]],
-    folder: Path,
-    trained: bool,
-    as_json: bool,
-    started: float,
-) -> int:
-    cells = len(list(grid_points(settings, grid))) if grid else 0
-    device = torch.device(settings.device)
-    swept: list[Cell] = []
-    with _Progress(ticks(settings, cells)) as tick:
-        try:
-            with enough_memory(
-                f"nudged_steps = {settings.nudged_steps}, batch_size = {settings.batch_size}",
-                settings.device,
-            ):
-                diagnosis = diagnose(model, batches, settings, tick)
-                if grid:
-                    swept = sweep(model, batches, settings, grid, tick)
-        except NonFiniteError as error:
-            raise Failure(str(error)) from None
-
-    metrics = {
-        "of": name,
-        "trained": trained,
-        "settings": settings.to_json(),
-        "network": None if experiment is None else experiment.to_json(),
-        **to_json(diagnosis),
-        **({"sweep": [cell_to_json(cell) for cell in swept]} if grid else {}),
-        "environment": environment(
-            settings.threads,
-            torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        ),
-        "seconds": time.perf_counter() - started,
-    }
-    # A folder's name may hold bytes that are no text.
-    name = name.encode(errors="replace").decode()
-    title = _title(name, settings)
-    _draw(diagnosis, swept, title, name, folder)
-    # Last: where it lies, everything else does.
-    write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
     if as_json:
         print(json.dumps(metrics))
         return 0
@@ -172,6 +141,22 @@ def _theorem(
         _print_sweep(swept)
     print(f"\neverything is in {folder}")
     return 0
+
+
+def _compute(
+    model: ConvergentModel,
+    batches: Batches,
+    settings: TheoremSettings,
+    grid: Mapping[str, Sequence[float]],
+) -> tuple[Diagnosis, list[Cell]]:
+    cells = len(list(grid_points(settings, grid))) if grid else 0
+    taking = f"nudged_steps = {settings.nudged_steps}, batch_size = {settings.batch_size}"
+    try:
+        with _Progress(ticks(settings, cells)) as tick, enough_memory(taking, settings.device):
+            diagnosis = diagnose(model, batches, settings, tick)
+            return diagnosis, sweep(model, batches, settings, grid, tick) if grid else []
+    except NonFiniteError as error:
+        raise Failure(str(error)) from None
 
 
 def _require_new(folder: Path) -> None:
