@@ -275,6 +275,12 @@ def test_a_checkpoint_that_lacks_something_is_refused(run: Run, missing: str) ->
     assert missing in err
 
 
+def test_a_closed_standard_error_leaves_the_results_alone(tmp_path: Path) -> None:
+    command = " ".join([sys.executable, "-m", "eqprop", "train", *QUICK, "--out r --json 2>&-"])
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, stdout=subprocess.PIPE, check=True)
+    assert json.loads(done.stdout)["epoch"] == 2
+
+
 def test_a_terminal_without_greek_letters_is_no_obstacle() -> None:
     subprocess.run(
         [sys.executable, "-m", "eqprop", "train", "--help"],

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from eqprop.connections import dense
 from eqprop.costs import Cost, SquaredError
-from eqprop.estimators import EquilibriumPropagation
+from eqprop.estimators import EquilibriumPropagation, RecurrentBackprop
 from eqprop.models import ConvergentModel, State, VectorFieldModel
 from eqprop.networks import PrototypicalNetwork, RealTimeNetwork
 from eqprop.relaxation import NonFiniteError, nudge, relax
@@ -82,6 +82,8 @@ def test_the_drive_is_computed_once_per_relaxation() -> None:
     EquilibriumPropagation(9, 9, 0.1, "symmetric")(Counting(), ONE, ONE)
     # once by the estimator, and once by the learning rule of a vector field
     assert len(calls) == 3
+    RecurrentBackprop(9)(Counting(), ONE, ONE)
+    assert len(calls) == 4
 
 
 def test_the_nudge_pulls_the_output_against_the_gradient_of_the_cost() -> None:

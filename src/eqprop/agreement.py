@@ -12,7 +12,7 @@ published recipe for choosing T, K and β.
 
 Theorem 1 supposes that the free phase was steady: :class:`Premise` says whether it was.
 
-Source: Ernoult et al., https://arxiv.org/abs/1905.13633, section 4 and appendix.
+Source: Ernoult et al., https://arxiv.org/abs/1905.13633.
 """
 
 import math

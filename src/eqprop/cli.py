@@ -11,6 +11,7 @@ import argparse
 import difflib
 import io
 import json
+import os
 import re
 import sys
 import tomllib
@@ -55,6 +56,9 @@ after every epoch; a run killed at any moment can be resumed) and curves.png.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stderr is None:
+        # It was closed: what is meant for it must not end up among the results.
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process runs
     for stream in (sys.stdout, sys.stderr):
         # Greek letters must not end a command on a terminal that cannot show them.
         if isinstance(stream, io.TextIOWrapper):
@@ -96,8 +100,7 @@ def _unrecognised(word: str, known: Sequence[str]) -> str:
 
 
 def _complain(error: object, status: int) -> int:
-    if sys.stderr is not None:  # it may have been closed
-        print(f"eqprop: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"eqprop: error: {' '.join(str(error).split())}", file=sys.stderr)
     return status
 
 
@@ -258,14 +261,17 @@ def _add_theorem(commands: Any) -> None:
     )
     parser.add_argument("of", metavar="PRESET|RUN_DIR", help="a preset, or the folder of a run")
     for setting in fields(TheoremSettings):
-        several: dict[str, Any] = {"nargs": "*"} if get_origin(setting.type) is tuple else {}
+        choices: dict[str, Any] = {"metavar": "N"}
+        if get_origin(setting.type) is tuple:
+            choices["nargs"] = "*"
+        elif get_origin(setting.type) is Literal:
+            choices["metavar"] = "{" + ",".join(get_args(setting.type)) + "}"
         parser.add_argument(
             f"--{setting.name.replace('_', '-')}",
             dest=setting.name,
             default=argparse.SUPPRESS,
             help=setting.metadata["help"],
-            metavar="N",
-            **several,
+            **choices,
         )
     parser.add_argument(
         "--before-training", action="store_true", help="of a run: its network as it began"

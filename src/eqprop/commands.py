@@ -225,7 +225,7 @@ def bench(experiments: list[tuple[str, Experiment]], *, as_json: bool) -> int:
     rows = []
     for name, experiment in experiments:
         torch_device(experiment)
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr.isatty():
             print(f"measuring {name} …", end="\r", file=sys.stderr, flush=True)
         with _enough_memory(experiment):
             rows.append(measure(name, experiment))

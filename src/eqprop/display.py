@@ -28,8 +28,7 @@ class Display:
         self._started = self._said = time.perf_counter()
         self._done = done
         self._bar: tqdm | None = None
-        # Standard error may have been closed.
-        self._live = sys.stderr is not None and sys.stderr.isatty()
+        self._live = sys.stderr.isatty()
 
     def batch(self, running: Running) -> None:
         """A mini-batch is done."""

@@ -95,11 +95,15 @@ class Experiment:
             self._require(name, getattr(self, name) >= 1, "a whole number of at least 1")
         self._require("threads", self.threads <= 1024, "a whole number of at most 1024")
         self._require("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 − 1")
-        self._require("beta", _finite(self.beta) and self.beta != 0, "a finite number other than 0")
-        self._require("epsilon", _finite(self.epsilon) and self.epsilon > 0, "a finite number > 0")
+        self._require(
+            "beta", math.isfinite(self.beta) and self.beta != 0, "a finite number other than 0"
+        )
+        self._require(
+            "epsilon", math.isfinite(self.epsilon) and self.epsilon > 0, "a finite number > 0"
+        )
         self._require(
             "tolerance",
-            self.tolerance is None or (_finite(self.tolerance) and self.tolerance >= 0),
+            self.tolerance is None or (math.isfinite(self.tolerance) and self.tolerance >= 0),
             "a finite number >= 0, or none",
         )
         self._require(
@@ -227,7 +231,3 @@ def _describe(setting: Field[Any]) -> str:
             kind
         ]
     return f"{words}, or none" if optional else words
-
-
-def _finite(value: float) -> bool:
-    return math.isfinite(value)

@@ -28,7 +28,7 @@ both divided by ε, so that Δθ = (1/β) ∂/∂θ contrast with β the continu
 the discrete one).
 
 Source: Ernoult et al., "Updates of Equilibrium Prop Match Gradients of Backprop Through Time in an
-RNN with Static Input", https://arxiv.org/abs/1905.13633, equations 1 to 10; "Equilibrium
+RNN with Static Input", https://arxiv.org/abs/1905.13633; "Equilibrium
 Propagation with Continual Weight Updates", https://arxiv.org/abs/2005.04168, for vector fields.
 """
 
@@ -223,7 +223,7 @@ class EnergyModel(PrimitiveModel):
 class VectorFieldModel(ConvergentModel):
     """F = σ(f(x, s, θ)) for any vector field f: write :meth:`field`, nothing else.
 
-    The learning rule is Δθ = (1/β) (∂f/∂θ(anchor))ᵀ (after − before) (1905.13633, appendix; VF and
+    The learning rule is Δθ = (1/β) (∂f/∂θ(anchor))ᵀ (after − before) (VF and
     C-VF in 2005.04168). With an activation, f is the pre-activation.
     """
 

@@ -16,9 +16,9 @@ The current into layer l, c_l = W_{l−1} r(sˡ⁻¹) + b_{l−1} + W_lᵀ r(sˡ
 with autograd of Φ. The input's part of c_1, the *drive* W₀ r(x) + b₀, does not change and is
 computed once per relaxation.
 
-Source: https://arxiv.org/abs/1905.13633, equations 19 to 24 (prototypical) and 11 to 16 (real
-time, where the published code leaves out ρ′ in the dynamics of the output layer; it is kept here,
-so that dynamics and learning rule come from one energy).
+Source: Ernoult et al., https://arxiv.org/abs/1905.13633. The published code leaves out ρ′ in the
+real-time dynamics of the output layer; it is kept here, so that dynamics and learning rule come
+from one energy.
 """
 
 from abc import abstractmethod
@@ -155,7 +155,7 @@ class PrototypicalNetwork(LayeredNetwork):
         connections: input side first, see :func:`~eqprop.connections.dense`.
         rho: a name, an :class:`~eqprop.activations.Activation` or a callable.
 
-    Source: 1905.13633, section 4.3.
+    Source: https://arxiv.org/abs/1905.13633.
     """
 
     def __init__(self, connections: Sequence[Connection], rho: Rho = "scaled-sigmoid") -> None:
@@ -185,7 +185,7 @@ class RealTimeNetwork(LayeredNetwork):
         epsilon: the time step ε > 0.
         clip: the interval every state is kept in; none leaves it free.
 
-    Source: 1905.13633, section 4.2; Scellier and Bengio, https://arxiv.org/abs/1602.05179.
+    Source: 1905.13633; Scellier and Bengio, https://arxiv.org/abs/1602.05179.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ Free phase: s_{t+1} = F(x, s_t, θ) from s₀ = 0. Nudged phase: the same, from 
 s_*, with the force −β ∂ℓ/∂s(s_t, y) on the output layer. Everything that settles a model (training,
 evaluation, every estimator, the theorem) calls :func:`relax`.
 
-Source: https://arxiv.org/abs/1905.13633, equations 1 and 4.
+Source: Ernoult et al., https://arxiv.org/abs/1905.13633.
 """
 
 import math

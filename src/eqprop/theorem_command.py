@@ -231,7 +231,7 @@ class _Progress:
             leave=False,
             dynamic_ncols=True,
             delay=2,
-            disable=sys.stderr is None or not sys.stderr.isatty(),
+            disable=not sys.stderr.isatty(),
         )
         self._total = total
         self._done = 0

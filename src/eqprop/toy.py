@@ -6,7 +6,7 @@ over all units i of both layers: the input drives the output directly too, and w
 lateral weights connect every unit with every other. It is written as a user would write a model of
 their own, and nothing in it is clipped: Theorem 1 holds for it to first order in β.
 
-Source: https://arxiv.org/abs/1905.13633, section 4.2 and figure 2.
+Source: https://arxiv.org/abs/1905.13633, figure 2.
 """
 
 import math

@@ -4,7 +4,7 @@ L = ℓ(s_T, y), s_{t+1} = F(x, s_t, θ). Truncated to K, only the last K transi
 differentiated: the gradient that EP with K nudged steps computes (Theorem 1), and memory grows
 with K, not with T.
 
-Source: https://arxiv.org/abs/1905.13633, section 3.
+Source: https://arxiv.org/abs/1905.13633.
 """
 
 from dataclasses import dataclass, field, replace

@@ -7,7 +7,7 @@ The network settles freely to s_*, then, nudged by the force −β ∂ℓ/∂s, 
 
 and ``.grad`` receives −Δθ. Nothing but the two states is kept: memory does not grow with T or K.
 
-Source: Scellier and Bengio, https://arxiv.org/abs/1602.05179; 1905.13633, equation 7; symmetric
+Source: Scellier and Bengio, https://arxiv.org/abs/1602.05179; 1905.13633; symmetric
 nudging: Laborieux et al., https://arxiv.org/abs/2006.03824.
 """
 

@@ -7,7 +7,7 @@ At s_* = F(x, s_*, θ) the implicit function theorem gives, with J = ∂F/∂s(s
 The adjoint λ is found by iterating its equation from λ = 0, which converges as fast as the dynamics
 themselves do; the k-th iterate gives BPTT truncated to k transitions at the steady state.
 
-Source: Almeida (1987) and Pineda (1987); 1905.13633, appendix A.
+Source: Almeida (1987) and Pineda (1987).
 """
 
 from dataclasses import dataclass, field
@@ -78,11 +78,13 @@ class RecurrentBackprop(Estimator):
                 or more steps are needed.
             NonFiniteError: a state stopped being finite.
         """
+        with torch.enable_grad():
+            drive = model.drive(x)
         with torch.no_grad():
-            free = relax(model, x, self.free_steps, tolerance=self.tolerance)
+            free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
         with torch.enable_grad():
             state = tuple(layer.detach().requires_grad_() for layer in free.state)
-            after = model.step(model.drive(x), state)
+            after = model.step(drive, state)
         adjoint = self._adjoint(free, state, after, target)
         accumulate(model, parameter_gradients(model, after, adjoint))
         return Estimate(free)
