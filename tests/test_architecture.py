@@ -11,7 +11,7 @@ ROOT = Path(eqprop.__file__).parent
 
 # Each line may import what stands above it, and within itself only where named with an arrow.
 LAYERS = [
-    ["activations", "costs", "archives", "checkpoint", "experiment", "failures"],
+    ["activations", "augmentation", "costs", "archives", "checkpoint", "experiment", "failures"],
     ["models", "connections", "data", "presets", "run_folder", "memory"],
     ["relaxation", "networks", "toy", "theorem_presets"],
     ["estimators", "processes"],

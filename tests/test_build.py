@@ -14,7 +14,7 @@ def experiment(**settings: object) -> Experiment:
 
 
 def network(**settings: object) -> LayeredNetwork:
-    return build_network(experiment(**settings), 12, 4)
+    return build_network(experiment(**settings), (1, 3, 4), 4)
 
 
 @pytest.mark.parametrize("nudging", ["one-sided", "random-sign", "symmetric"])
@@ -74,7 +74,7 @@ def test_network_and_data_have_the_dtype(dtype: str) -> None:
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
 def test_the_optimizer_has_one_rate_per_layer(name: str, kind: type) -> None:
     chosen = experiment(optimizer=name, learning_rates=[0.3, 0.2])
-    optimizer = build_optimizer(chosen, build_network(chosen, 12, 4))
+    optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
     assert type(optimizer) is kind
     assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.2]
     assert all(group.get("momentum", 0) == 0 for group in optimizer.param_groups)

@@ -59,7 +59,7 @@ def measure_here(preset: str, experiment: Experiment, seconds: float = 0.5) -> d
     unit, _ = _time(_unit(device), device, seconds)
 
     side = 8 if experiment.dataset == "digits" else 28
-    network = build_network(experiment, side * side, 10)
+    network = build_network(experiment, (1, side, side), 10)
     estimator = build_estimator(experiment)
     optimizer = build_optimizer(experiment, network)
     source = torch.Generator().manual_seed(0)

@@ -1,18 +1,26 @@
 """Makes the objects that an :class:`~eqprop.experiment.Experiment` describes."""
 
-import torch
+import math
+from collections.abc import Sequence
+from functools import partial
 
-from eqprop.connections import dense
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from eqprop.augmentation import Augmentation, random_shift
+from eqprop.connections import Connection, ConvPool, Dense
 from eqprop.data import Dataset, load_dataset
 from eqprop.estimators import BPTT, EquilibriumPropagation, Estimator, RecurrentBackprop
 from eqprop.experiment import ConfigurationError, Experiment
 from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork
 
 __all__ = [
+    "build_augmentation",
     "build_data",
     "build_estimator",
     "build_network",
     "build_optimizer",
+    "build_scheduler",
     "torch_device",
     "torch_dtype",
 ]
@@ -46,25 +54,77 @@ def build_data(experiment: Experiment, data_dir: str | None = None) -> Dataset:
     )
 
 
-def build_network(experiment: Experiment, input_size: int, classes: int) -> LayeredNetwork:
+def build_network(
+    experiment: Experiment, input_shape: Sequence[int], classes: int
+) -> LayeredNetwork:
     """The network on the device, its initial weights drawn from the seed alone.
 
     They are drawn on the CPU in float32, so that they are the same for every device and dtype.
+
+    Args:
+        input_shape: (C, H, W).
+        classes: units of the output layer.
+
+    Raises:
+        ConfigurationError: a convolution that does not fit on what lies below it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
-        connections = dense(input_size, *experiment.hidden, classes)
+        connections = _connections(experiment, input_shape, classes)
     network: LayeredNetwork
     if experiment.network == "prototypical":
-        network = PrototypicalNetwork(connections, experiment.activation)
+        network = PrototypicalNetwork(
+            connections, experiment.activation, updates=experiment.updates
+        )
     else:
         network = RealTimeNetwork(
             connections,
             experiment.activation,
             epsilon=experiment.epsilon,
             clip=(0.0, 1.0) if experiment.clip else None,
+            updates=experiment.updates,
         )
     return network.to(torch_device(experiment), torch_dtype(experiment))
+
+
+def _connections(
+    experiment: Experiment, input_shape: Sequence[int], classes: int
+) -> list[Connection]:
+    connections: list[Connection] = []
+    shape = tuple(input_shape)
+    for index, channels in enumerate(experiment.channels):
+        kernel, stride, padding, pool = (
+            values[index] if len(values) > 1 else values[0]
+            for values in (
+                experiment.kernel,
+                experiment.stride,
+                experiment.padding,
+                experiment.pool,
+            )
+        )
+        try:
+            convolution = ConvPool(
+                shape,
+                channels,
+                kernel,
+                stride=stride,
+                padding=padding,
+                pool=pool,
+                pooling=experiment.pooling,
+            )
+        except ValueError as error:
+            raise ConfigurationError(
+                "channels",
+                experiment.channels,
+                f"convolutions that fit on each other; hidden layer {index + 1}: {error}; choose a "
+                "smaller kernel or pool, more padding, or fewer layers",
+            ) from None
+        connections.append(convolution)
+        shape = convolution.upper_shape
+    for size in (*experiment.hidden, classes):
+        connections.append(Dense(shape if connections else math.prod(shape), size))
+        shape = (size,)
+    return connections
 
 
 def build_estimator(experiment: Experiment) -> Estimator:
@@ -86,3 +146,33 @@ def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.op
     """The optimizer, with one learning rate per layer."""
     groups = network.parameter_groups(experiment.learning_rates)
     return torch.optim.Adam(groups) if experiment.optimizer == "adam" else torch.optim.SGD(groups)
+
+
+def build_scheduler(
+    experiment: Experiment, optimizer: torch.optim.Optimizer, samples: int, done: int = 0
+) -> LambdaLR | None:
+    """What sets the learning rates after every mini-batch, if they change.
+
+    ``cosine`` multiplies them by ½ (1 + cos πp), p from 0 to 1 over all epochs.
+
+    Args:
+        samples: in the training data.
+        done: epochs completed earlier.
+    """
+    if experiment.schedule == "constant":
+        return None
+    batches = -(-samples // experiment.batch_size)
+    for group in optimizer.param_groups:
+        # Where the optimizer comes from a checkpoint, "lr" is what it was then.
+        group.setdefault("initial_lr", group["lr"])
+    factor = partial(_cosine, total=experiment.epochs * batches)
+    return LambdaLR(optimizer, factor, last_epoch=done * batches - 1)
+
+
+def _cosine(batch: int, total: int) -> float:
+    return (1 + math.cos(math.pi * min(batch / total, 1))) / 2
+
+
+def build_augmentation(experiment: Experiment) -> Augmentation | None:
+    """What happens to training images before they are learnt, if anything."""
+    return partial(random_shift, pixels=experiment.shift) if experiment.shift else None

@@ -1,7 +1,6 @@
 """What the commands of the command line do, once their arguments are known to be good."""
 
 import json
-import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -14,10 +13,12 @@ import torch
 
 from eqprop.archives import DataError
 from eqprop.build import (
+    build_augmentation,
     build_data,
     build_estimator,
     build_network,
     build_optimizer,
+    build_scheduler,
     torch_device,
 )
 from eqprop.checkpoint import Checkpoint, CheckpointError
@@ -107,9 +108,7 @@ class _Trainee:
         torch.set_num_threads(experiment.threads)
         with _enough_memory(experiment):
             self.data = _data(experiment, data_dir)
-            self.network = build_network(
-                experiment, math.prod(self.data.input_shape), self.data.classes
-            )
+            self.network = build_network(experiment, self.data.input_shape, self.data.classes)
         self.estimator = build_estimator(experiment)
         self.optimizer = build_optimizer(experiment, self.network)
         self.generator = torch.Generator(device).manual_seed(experiment.seed)
@@ -138,6 +137,10 @@ def _run(
                 epochs=experiment.epochs,
                 batch_size=experiment.batch_size,
                 generator=trainee.generator,
+                scheduler=build_scheduler(
+                    experiment, trainee.optimizer, len(trainee.data.train), len(history)
+                ),
+                augmentation=build_augmentation(experiment),
                 done=len(history),
                 on_batch=display.batch,
             ):

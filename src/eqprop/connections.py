@@ -1,19 +1,37 @@
 r"""Connections: how two neighbouring layers pull at each other.
 
-A connection contributes the coupling u · (W l + b) to Φ, with l what the lower layer sends and u
-what the upper one does. Its way *up* is the derivative with respect to u, W l + b; its way *down*
-the one with respect to l, Wᵀ u.
+A connection contributes a coupling of what the lower layer sends, l, and of what the upper one
+does, u, to Φ. Its way *up* is the derivative of the coupling with respect to u, its way *down* the
+one with respect to l::
+
+                        coupling             up                down
+    :class:`Dense`      u · (W l + b)        W l + b           Wᵀ u
+    :class:`ConvPool`   u • P(w ⋆ l + b)     P(w ⋆ l + b)      wᵀ ⋆ P⁻¹(u)
+
+P pools and P⁻¹ undoes it: where P takes the largest value of each window, P⁻¹ puts u where that
+value was and 0 elsewhere; where P takes their average, P⁻¹ spreads u evenly. wᵀ ⋆ is the
+transposed convolution. P⁻¹ depends on l through the places of the largest values, the *switches*,
+which the way up finds and the way down needs.
+
+Source: Ernoult et al., https://arxiv.org/abs/1905.13633.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import final
+from typing import Literal, final, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Connection", "Dense", "dense"]
+__all__ = ["Connection", "ConvPool", "Dense", "Pooling", "Switches", "dense"]
+
+Switches = Tensor | None
+"""Where the largest values of a pooling's windows were; ``None`` where nothing is chosen."""
+
+Pooling = Literal["max", "average"]
 
 
 class Connection(nn.Module, ABC):
@@ -28,12 +46,19 @@ class Connection(nn.Module, ABC):
     upper_shape: tuple[int, ...]
 
     @abstractmethod
-    def up(self, lower: Tensor) -> Tensor:
-        """∂coupling/∂upper: what the upper layer receives, (B, …upper)."""
+    def up(self, lower: Tensor) -> tuple[Tensor, Switches]:
+        """∂coupling/∂upper: what the upper layer receives, (B, …upper), and the switches."""
+
+    def switches(self, lower: Tensor) -> Switches:
+        """The switches alone, as :meth:`up` finds them."""
+        return self.up(lower)[1]
 
     @abstractmethod
-    def down(self, upper: Tensor, onto: Tensor | None = None) -> Tensor:
-        """∂coupling/∂lower: what the lower layer receives, (B, …lower), added to ``onto``."""
+    def down(self, upper: Tensor, switches: Switches, onto: Tensor | None = None) -> Tensor:
+        """∂coupling/∂lower: what the lower layer receives, (B, …lower), added to ``onto``.
+
+        ``switches`` are those that :meth:`up` found for the present state of the lower layer.
+        """
 
     @abstractmethod
     def contrast_gradients(
@@ -52,24 +77,38 @@ class Dense(Connection):
 
     Weights and bias start uniform in ±1/√in, as those of :class:`torch.nn.Linear` do.
 
+    Args:
+        lower: the size of the lower layer, or its shape, (C, H, W) above a convolution; it is
+            flattened.
+        size: the number of units of the upper layer.
+
     Raises:
         ValueError: a size below 1.
     """
 
-    def __init__(self, in_size: int, out_size: int) -> None:
+    def __init__(self, lower: int | Sequence[int], size: int) -> None:
         super().__init__()
-        if in_size < 1 or out_size < 1:
-            raise ValueError(f"Dense: expected sizes of at least 1, got {in_size} and {out_size}")
-        self.lower_shape, self.upper_shape = (in_size,), (out_size,)
-        bound = 1 / math.sqrt(in_size)
-        self.weight = nn.Parameter(torch.empty(out_size, in_size).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(out_size).uniform_(-bound, bound))
+        self.lower_shape = (lower,) if isinstance(lower, int) else tuple(lower)
+        self.upper_shape = (size,)
+        if not self.lower_shape or min(*self.lower_shape, size) < 1:
+            raise ValueError(f"Dense: expected sizes of at least 1, got {lower} and {size}")
+        inputs = math.prod(self.lower_shape)
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(size, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
 
-    def up(self, lower: Tensor) -> Tensor:
-        return torch.addmm(self.bias, lower, self.weight.t())
+    def up(self, lower: Tensor) -> tuple[Tensor, Switches]:
+        return torch.addmm(self.bias, lower.flatten(1), self.weight.t()), None
 
-    def down(self, upper: Tensor, onto: Tensor | None = None) -> Tensor:
-        return upper @ self.weight if onto is None else torch.addmm(onto, upper, self.weight)
+    def switches(self, lower: Tensor) -> Switches:
+        return None
+
+    def down(self, upper: Tensor, switches: Switches, onto: Tensor | None = None) -> Tensor:
+        if onto is None:
+            return (upper @ self.weight).unflatten(1, self.lower_shape)
+        if len(self.lower_shape) == 1:
+            return torch.addmm(onto, upper, self.weight)
+        return onto + (upper @ self.weight).unflatten(1, self.lower_shape)
 
     def contrast_gradients(
         self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], scale: float = 1.0
@@ -78,16 +117,160 @@ class Dense(Connection):
         # The scale goes into the states: multiplying the gradient would be another pass over it.
         scale /= len(upper_after)
         moved = (upper_after - upper_before) * scale
-        if lower_after is lower_before:
-            weight = moved.t() @ lower_after
-        else:
+        weight = moved.t() @ lower_after.flatten(1)
+        if lower_after is not lower_before:
             # u′ l′ᵀ − u lᵀ = (u′ − u) l′ᵀ + u (l′ − l)ᵀ: no difference of two large products.
-            nearby = (lower_after - lower_before) * scale
-            weight = torch.addmm(moved.t() @ lower_after, upper_before.t(), nearby)
+            nearby = (lower_after - lower_before).flatten(1) * scale
+            weight = torch.addmm(weight, upper_before.t(), nearby)
         return {"weight": weight, "bias": moved.sum(0)}
 
     def extra_repr(self) -> str:
-        return f"{self.lower_shape[0]}, {self.upper_shape[0]}"
+        return f"{' × '.join(map(str, self.lower_shape))}, {self.upper_shape[0]}"
+
+
+@final
+class ConvPool(Connection):
+    """Convolution, then pooling: up(l) = P(w ⋆ l + b), down(u) = wᵀ ⋆ P⁻¹(u).
+
+    w is (channels, C, kernel, kernel) and b (channels,); both start uniform in ±1/√(C kernel²), as
+    those of :class:`torch.nn.Conv2d` do. Without padding a convolution makes an image of height H
+    one of ⌊(H + 2 padding − kernel) / stride⌋ + 1, and pooling divides that by ``pool``, leaving
+    out what remains.
+
+    Args:
+        lower: the shape (C, H, W) of the lower layer.
+        channels: of the upper layer.
+        kernel: side of the convolution's window.
+        stride: by how many pixels the window moves.
+        padding: rows and columns of zeros around the image.
+        pool: side of the pooling's windows, which do not overlap; 1 does not pool.
+        pooling: whether a window gives its largest value (``max``) or the mean (``average``).
+
+    Raises:
+        ValueError: a lower layer that is no image, or is too small; says what would fit.
+    """
+
+    def __init__(
+        self,
+        lower: Sequence[int],
+        channels: int,
+        kernel: int = 5,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        pool: int = 2,
+        pooling: Pooling = "max",
+    ) -> None:
+        super().__init__()
+        self.lower_shape = tuple(lower)
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.pool, self.pooling = pool, pooling
+        if len(self.lower_shape) != 3 or min(self.lower_shape) < 1:
+            raise ValueError(
+                "ConvPool: expected a lower layer of shape (channels, height, width), "
+                f"got {self.lower_shape}"
+            )
+        if min(channels, kernel, stride, pool) < 1 or padding < 0:
+            raise ValueError(
+                "ConvPool: expected channels, kernel, stride and pool of at least 1 and padding of "
+                f"at least 0, got {channels}, {kernel}, {stride}, {pool} and {padding}"
+            )
+        if pooling not in get_args(Pooling):
+            raise ValueError(
+                f"pooling: expected one of {', '.join(get_args(Pooling))}, got {pooling!r}"
+            )
+        inputs, *image = self.lower_shape
+        self.conv_shape = (channels, *((n + 2 * padding - kernel) // stride + 1 for n in image))
+        if min(self.conv_shape[1:]) < pool:
+            least = kernel + (pool - 1) * stride - 2 * padding
+            raise ValueError(
+                f"ConvPool: expected an image of at least {least}×{least}, which kernel {kernel}, "
+                f"stride {stride}, padding {padding} and pool {pool} need, "
+                f"got {image[0]}×{image[1]}"
+            )
+        self.upper_shape = (channels, *(n // pool for n in self.conv_shape[1:]))
+        bound = 1 / math.sqrt(inputs * kernel**2)
+        weight = torch.empty(channels, inputs, kernel, kernel).uniform_(-bound, bound)
+        # With the channels last in memory, pooling and its undoing are several times faster; the
+        # states take that order from the weights.
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
+
+    def up(self, lower: Tensor) -> tuple[Tensor, Switches]:
+        image = F.conv2d(lower, self.weight, self.bias, self.stride, self.padding)
+        if self.pool == 1:
+            return image, None
+        # A grey image has no order of channels to take over.
+        image = image.contiguous(memory_format=torch.channels_last)
+        if self.pooling == "average":
+            return F.avg_pool2d(image, self.pool), None
+        return F.max_pool2d(image, self.pool, return_indices=True)
+
+    def switches(self, lower: Tensor) -> Switches:
+        chosen = self.pool > 1 and self.pooling == "max"
+        return self.up(lower)[1] if chosen else None
+
+    def down(self, upper: Tensor, switches: Switches, onto: Tensor | None = None) -> Tensor:
+        missed = tuple(
+            n - ((m - 1) * self.stride + self.kernel - 2 * self.padding)
+            for n, m in zip(self.lower_shape[1:], self.conv_shape[1:], strict=True)
+        )
+        received = F.conv_transpose2d(
+            self._unpooled(upper, switches),
+            self.weight,
+            None,
+            self.stride,
+            self.padding,
+            output_padding=missed,
+        )
+        # In place, as this tensor is new and no backward pass needs its values.
+        return received if onto is None else received.add_(onto)
+
+    def _unpooled(self, upper: Tensor, switches: Switches) -> Tensor:
+        """P⁻¹(u), (B, …conv_shape)."""
+        if self.pool == 1:
+            return upper
+        if switches is not None:
+            return F.max_unpool2d(upper, switches, self.pool, output_size=self.conv_shape[1:])
+        spread = F.interpolate(upper / self.pool**2, scale_factor=self.pool, mode="nearest")
+        height, width = (n - m for n, m in zip(self.conv_shape[1:], spread.shape[2:], strict=True))
+        return F.pad(spread, (0, width, 0, height)) if height or width else spread
+
+    def contrast_gradients(
+        self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], scale: float = 1.0
+    ) -> dict[str, Tensor]:
+        (lower_before, upper_before), (lower_after, upper_after) = before, after
+        scale /= len(upper_after)
+        if lower_after is lower_before:
+            _, switches = self.up(lower_after)
+            moved = self._unpooled((upper_after - upper_before) * scale, switches)
+            return {"weight": self._weight_gradient(lower_after, moved), "bias": _sum(moved)}
+        _, switches = self.up(torch.cat((lower_after, lower_before)))
+        images = self._unpooled(torch.cat((upper_after, upper_before)) * scale, switches)
+        image_after, image_before = images.chunk(2)
+        moved = image_after - image_before
+        # As for Dense: U′ ⋆ l′ − U ⋆ l = (U′ − U) ⋆ l′ + U ⋆ (l′ − l), both in one call.
+        weight = self._weight_gradient(
+            torch.cat((lower_after, lower_after - lower_before)), torch.cat((moved, image_before))
+        )
+        return {"weight": weight, "bias": _sum(moved)}
+
+    def _weight_gradient(self, lower: Tensor, image: Tensor) -> Tensor:
+        """∂/∂w of image • (w ⋆ lower), summed over the batch."""
+        return torch.nn.grad.conv2d_weight(
+            lower, self.weight.shape, image, self.stride, self.padding
+        )
+
+    def extra_repr(self) -> str:
+        pooled = f", pool={self.pool}, pooling={self.pooling}" if self.pool > 1 else ""
+        return (
+            f"{' × '.join(map(str, self.lower_shape))}, {self.upper_shape[0]}, "
+            f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}{pooled}"
+        )
+
+
+def _sum(image: Tensor) -> Tensor:
+    return image.sum((0, 2, 3))
 
 
 def dense(*sizes: int) -> list[Connection]:

@@ -53,9 +53,26 @@ class Experiment:
     network: Literal["prototypical", "real-time"] = _setting(
         "prototypical", "network", "discrete-time or real-time dynamics"
     )
-    hidden: tuple[int, ...] = _setting((128,), "network", "units of the hidden layers")
+    channels: tuple[int, ...] = _setting(
+        (), "network", "channels of the convolutional layers, if any, below the dense ones"
+    )
+    kernel: tuple[int, ...] = _setting(
+        (5,), "network", "side of the kernels: one number for all convolutions, or one for each"
+    )
+    stride: tuple[int, ...] = _setting((1,), "network", "steps of the kernels, likewise")
+    padding: tuple[int, ...] = _setting((0,), "network", "zeros around the images, likewise")
+    pool: tuple[int, ...] = _setting(
+        (2,), "network", "side of the pooling windows, likewise; 1 does not pool"
+    )
+    pooling: Literal["max", "average"] = _setting(
+        "max", "network", "what a window gives: its largest value or the mean"
+    )
+    hidden: tuple[int, ...] = _setting((128,), "network", "units of the dense hidden layers")
     activation: Literal["scaled-sigmoid", "hard-sigmoid", "tanh"] = _setting(
         "scaled-sigmoid", "network", "ρ; scaled-sigmoid is sigmoid(4x − 2)"
+    )
+    updates: Literal["synchronous", "alternating"] = _setting(
+        "synchronous", "network", "a step moves all layers at once, or every other one in turn"
     )
     epsilon: float = _setting(0.2, "network", "ε, the time step of real-time dynamics")
     clip: bool = _setting(True, "network", "keep the states of real-time dynamics in [0, 1]")
@@ -78,6 +95,12 @@ class Experiment:
     optimizer: Literal["sgd", "adam"] = _setting("sgd", "optimisation", "how weights follow")
     learning_rates: tuple[float, ...] = _setting(
         (0.1, 0.05), "optimisation", "one per layer, input side first"
+    )
+    schedule: Literal["constant", "cosine"] = _setting(
+        "constant", "optimisation", "learning rates as given, or falling to 0 like half a cosine"
+    )
+    shift: int = _setting(
+        0, "optimisation", "move training images at random by up to so many pixels each way"
     )
     batch_size: int = _setting(20, "optimisation", "samples in a mini-batch")
     epochs: int = _setting(30, "optimisation", "passes over the training data")
@@ -116,11 +139,28 @@ class Experiment:
             all(0 <= rate <= 1e30 for rate in self.learning_rates),
             "numbers from 0 to 1e30",
         )
-        layers = len(self.hidden) + 1
+        self._require(
+            "channels",
+            all(1 <= size <= 10**6 for size in self.channels),
+            "whole numbers from 1 to 1000000",
+        )
+        for name, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("pool", 1)):
+            values = getattr(self, name)
+            self._require(
+                name,
+                all(least <= value <= 1000 for value in values)
+                and len(values) in {1, len(self.channels)},
+                f"one whole number from {least} to 1000, or one for each convolution "
+                f"(channels = {_show(self.channels)})",
+            )
+        self._require("shift", 0 <= self.shift <= 1000, "a whole number from 0 to 1000")
+        layers = len(self.channels) + len(self.hidden) + 1
+        convolutions = f"channels = {_show(self.channels)}, " if self.channels else ""
         self._require(
             "learning_rates",
             len(self.learning_rates) == layers,
-            f"{layers} numbers, one per layer (hidden = {_show(self.hidden)}, and the output)",
+            f"{layers} numbers, one per layer ({convolutions}hidden = {_show(self.hidden)}, and "
+            "the output)",
         )
         if self.estimator == "bptt":
             self._require(

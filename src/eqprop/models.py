@@ -112,14 +112,15 @@ class ConvergentModel(nn.Module, ABC):
 
     def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
         """One transition; ``force``, −β ∂ℓ/∂s (B, …), nudges the output layer."""
-        after = self.field(drive, state)
-        if self.activation is not None:
-            after = tuple(self.activation(layer) for layer in after)
+        *hidden, output = self.field(drive, state)
+        return (*(self.settle(layer) for layer in hidden), self.settle(output, force))
+
+    def settle(self, field: Tensor, force: Tensor | None = None) -> Tensor:
+        """clip(σ(field) + ε · force): the next state of a layer from its field."""
+        after = field if self.activation is None else self.activation(field)
         if force is not None:
-            after = (*after[:-1], torch.add(after[-1], force, alpha=self.epsilon))
-        if self.clip is not None:
-            after = tuple(layer.clamp(*self.clip) for layer in after)
-        return after
+            after = torch.add(after, force, alpha=self.epsilon)
+        return after if self.clip is None else after.clamp(*self.clip)
 
     def contrast_gradients(
         self, x: Tensor, before: State, after: State, anchor: State, scale: float = 1.0

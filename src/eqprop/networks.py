@@ -2,38 +2,49 @@ r"""Layered networks with an explicit step.
 
 A chain of layers coupled by connections, r(s⁰) = r(x) being what the input sends::
 
-    coupling(x, s) = Σ_l r(sˡ⁺¹) · (W_l r(sˡ) + b_l)
+    coupling(x, s) = Σ_l r(sˡ⁺¹) · up_l(r(sˡ))
 
-========================  =========  ================================  ===========================
-network                   r(s)       Φ                                 transition
-========================  =========  ================================  ===========================
-:class:`PrototypicalNetwork`  s      coupling                          s ← ρ(∂Φ/∂s) + force
-:class:`RealTimeNetwork`  ρ(s)       ½‖s‖² − ε (½‖s‖² − coupling)      s ← clip(∂Φ/∂s + ε force)
-========================  =========  ================================  ===========================
+=============================  ====  ============================  =========================
+network                        r(s)  Φ                             transition
+=============================  ====  ============================  =========================
+:class:`PrototypicalNetwork`   s     coupling                      s ← ρ(∂Φ/∂s) + force
+:class:`RealTimeNetwork`       ρ(s)  ½‖s‖² − ε (½‖s‖² − coupling)  s ← clip(∂Φ/∂s + ε force)
+=============================  ====  ============================  =========================
 
-The current into layer l, c_l = W_{l−1} r(sˡ⁻¹) + b_{l−1} + W_lᵀ r(sˡ⁺¹), is computed explicitly; so
-ρ(c_l) is the prototypical transition and (1 − ε) s + ε ρ′(s) ⊙ c_l the real-time one. Both agree
-with autograd of Φ. The input's part of c_1, the *drive* W₀ r(x) + b₀, does not change and is
-computed once per relaxation.
+The current into layer l, c_l = up_{l−1}(r(sˡ⁻¹)) + down_l(r(sˡ⁺¹)), is computed explicitly (see
+:mod:`eqprop.connections`); so ρ(c_l) is the prototypical transition and (1 − ε) s + ε ρ′(s) ⊙ c_l
+the real-time one. Both agree with autograd of Φ. The input's part of c_1, the *drive*, does not
+change and is computed once per relaxation.
+
+A layer is coupled to its neighbours alone. With *alternating* updates a step therefore moves the
+layers of even number first, all at once, then those of odd number, which see where the others have
+gone. In a prototypical network each half then minimises G(s) − coupling, G′ = ρ⁻¹, with the other
+half held: the network settles, where all layers moved at once may go to and fro between two states.
+The steady states are the same, and fewer steps lead there. Theorem 1 then holds for the sums over
+the nudged phase, but not step by step.
 
 Source: Ernoult et al., https://arxiv.org/abs/1905.13633. The published code leaves out ρ′ in the
 real-time dynamics of the output layer; it is kept here, so that dynamics and learning rule come
-from one energy.
+from one energy. Alternating updates: https://arxiv.org/abs/2312.15103.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, cast, final
+from typing import Any, Literal, cast, final, get_args
 
 import torch
 from torch import Tensor, nn
 
 from eqprop.activations import Rho, as_activation
-from eqprop.connections import Connection
+from eqprop.connections import Connection, Switches
 from eqprop.models import PrimitiveModel, State, half_square_norm
 
-__all__ = ["LayeredNetwork", "PrototypicalNetwork", "RealTimeNetwork"]
+__all__ = ["LayeredNetwork", "PrototypicalNetwork", "RealTimeNetwork", "Updates"]
+
+Updates = Literal["synchronous", "alternating"]
+"""All layers at once, as published, or those of even and of odd number in turn."""
 
 
 class LayeredNetwork(PrimitiveModel):
@@ -41,16 +52,18 @@ class LayeredNetwork(PrimitiveModel):
 
     Args:
         connections: input side first, each fitting on the one below.
+        updates: which layers a step updates at once, see :data:`Updates`.
         activation, epsilon, clip: as for :class:`~eqprop.models.ConvergentModel`.
 
     Raises:
-        ValueError: no connection, or two that do not fit.
+        ValueError: no connection, two that do not fit, or unknown updates.
     """
 
     def __init__(
         self,
         connections: Sequence[Connection],
         *,
+        updates: Updates = "synchronous",
         activation: Rho | None = None,
         epsilon: float = 1.0,
         clip: tuple[float, float] | None = None,
@@ -63,6 +76,10 @@ class LayeredNetwork(PrimitiveModel):
                     f"connections: layer {index + 1} has shape {lower.upper_shape}, but the "
                     f"connection above it expected {upper.lower_shape}"
                 )
+        if updates not in get_args(Updates):
+            raise ValueError(
+                f"updates: expected one of {', '.join(get_args(Updates))}, got {updates!r}"
+            )
         super().__init__(
             [connection.upper_shape for connection in connections],
             activation=activation,
@@ -70,6 +87,7 @@ class LayeredNetwork(PrimitiveModel):
             clip=clip,
         )
         self.connections = nn.ModuleList(connections)
+        self.updates = updates
 
     @property
     def chain(self) -> tuple[Connection, ...]:
@@ -80,36 +98,76 @@ class LayeredNetwork(PrimitiveModel):
     def rate(self, s: Tensor) -> Tensor:
         """r(s), what a layer in state s sends to its neighbours."""
 
+    @abstractmethod
+    def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
+        """∂Φ/∂s of one layer, from its state, what it sends and the current into it."""
+
     def coupling(self, x: Tensor, state: State) -> Tensor:
-        """Σ_l r(sˡ⁺¹) · (W_l r(sˡ) + b_l), per sample."""
-        rates = [self.rate(layer) for layer in (x.flatten(1), *state)]
+        """Σ_l r(sˡ⁺¹) · up(r(sˡ)), per sample."""
+        rates = [self._sent(x), *(self.rate(layer) for layer in state)]
         terms = (
-            (upper * connection.up(lower)).flatten(1).sum(1)
+            (upper * connection.up(lower)[0]).flatten(1).sum(1)
             for connection, lower, upper in zip(self.chain, rates, rates[1:], strict=False)
         )
         return torch.stack(tuple(terms)).sum(0)
 
     def drive(self, x: Tensor) -> Tensor:
-        """W₀ r(x) + b₀, the input's part of the current into the first layer."""
-        return self.chain[0].up(self.rate(x.flatten(1)))
+        """The input's part of the current into the first layer.
 
-    def currents(self, drive: Tensor, rates: Sequence[Tensor]) -> list[Tensor]:
-        """∂coupling/∂r, one tensor per layer."""
+        Raises:
+            ValueError: an input that does not fit the first connection.
+        """
+        return self.chain[0].up(self._sent(x))[0]
+
+    def _sent(self, x: Tensor) -> Tensor:
+        """r(x), where images may stand for vectors, and vectors for images."""
+        shape = self.chain[0].lower_shape
+        flat = min(x.dim() - 1, len(shape)) == 1
+        if x.shape[1:] != shape and not (flat and x.shape[1:].numel() == math.prod(shape)):
+            raise ValueError(f"x: expected samples of shape {shape}, got {tuple(x.shape[1:])}")
+        return self.rate(x.reshape(len(x), *shape))
+
+    def field(self, drive: Tensor, state: State) -> State:
+        """∂Φ/∂s, one tensor per layer."""
+        rates = [self.rate(layer) for layer in state]
         chain = self.chain
+        currents = [drive]
+        for index in range(1, len(chain)):
+            received, switches = chain[index].up(rates[index - 1])
+            currents[-1] = chain[index].down(rates[index], switches, onto=currents[-1])
+            currents.append(received)
+        return tuple(map(self.layer_field, state, rates, currents))
+
+    def step(self, drive: Tensor, state: State, force: Tensor | None = None) -> State:
+        """One transition; with alternating updates, of one half of the layers after the other."""
+        if self.updates == "synchronous":
+            return super().step(drive, state, force)
+        chain, layers = self.chain, list(state)
+        rates = [self.rate(layer) for layer in state]
         last = len(chain) - 1
-        currents = []
-        for index in range(last + 1):
-            current = drive if index == 0 else chain[index].up(rates[index - 1])
-            if index < last:
-                current = chain[index + 1].down(rates[index + 1], onto=current)
-            currents.append(current)
-        return currents
+        # What a connection finds holds for as long as its lower layer stays.
+        known: dict[int, Switches] = {}
+        for first in (1, 0):
+            half = range(first, last + 1, 2)
+            for index in half:
+                current = drive
+                if index > 0:
+                    current, known[index] = chain[index].up(rates[index - 1])
+                if index < last:
+                    above, lower, upper = chain[index + 1], rates[index], rates[index + 1]
+                    switches = known[index + 1] if index + 1 in known else above.switches(lower)
+                    current = above.down(upper, switches, onto=current)
+                field = self.layer_field(layers[index], rates[index], current)
+                layers[index] = self.settle(field, force if index == last else None)
+            for index in half:
+                rates[index] = self.rate(layers[index])
+        return tuple(layers)
 
     def contrast_gradients(
         self, x: Tensor, before: State, after: State, anchor: State, scale: float = 1.0
     ) -> dict[str, Tensor]:
-        """The explicit learning rule: scale · batch mean of r(sˡ⁺¹) r(sˡ)ᵀ, after − before."""
-        sent = self.rate(x.flatten(1))
+        """The explicit learning rule: scale · batch mean of ∂coupling/∂θ, after − before."""
+        sent = self._sent(x)
         rates_before = [sent, *(self.rate(layer) for layer in before)]
         rates_after = [sent, *(self.rate(layer) for layer in after)]
         gradients: dict[str, Tensor] = {}
@@ -158,19 +216,25 @@ class PrototypicalNetwork(LayeredNetwork):
     Source: https://arxiv.org/abs/1905.13633.
     """
 
-    def __init__(self, connections: Sequence[Connection], rho: Rho = "scaled-sigmoid") -> None:
-        super().__init__(connections, activation=rho)
+    def __init__(
+        self,
+        connections: Sequence[Connection],
+        rho: Rho = "scaled-sigmoid",
+        *,
+        updates: Updates = "synchronous",
+    ) -> None:
+        super().__init__(connections, updates=updates, activation=rho)
 
     def rate(self, s: Tensor) -> Tensor:
         return s
 
     def phi(self, x: Tensor, state: State) -> Tensor:
-        """Φ = Σ_l sˡ⁺¹ · (W_l sˡ + b_l)."""
+        """Φ = Σ_l sˡ⁺¹ · up(sˡ)."""
         return self.coupling(x, state)
 
-    def field(self, drive: Tensor, state: State) -> State:
-        """∂Φ/∂s: the current into every layer."""
-        return tuple(self.currents(drive, state))
+    def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
+        """∂Φ/∂s is the current."""
+        return current
 
 
 @final
@@ -195,8 +259,9 @@ class RealTimeNetwork(LayeredNetwork):
         *,
         epsilon: float = 0.2,
         clip: tuple[float, float] | None = None,
+        updates: Updates = "synchronous",
     ) -> None:
-        super().__init__(connections, epsilon=epsilon, clip=clip)
+        super().__init__(connections, updates=updates, epsilon=epsilon, clip=clip)
         self.rho = as_activation(rho)
 
     def rate(self, s: Tensor) -> Tensor:
@@ -210,10 +275,6 @@ class RealTimeNetwork(LayeredNetwork):
         """Φ = ½‖s‖² − ε E."""
         return half_square_norm(state) - self.epsilon * self.energy(x, state)
 
-    def field(self, drive: Tensor, state: State) -> State:
+    def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
         """∂Φ/∂s = (1 − ε) s + ε ρ′(s) ⊙ current."""
-        rates = [self.rho(layer) for layer in state]
-        return tuple(
-            torch.lerp(layer, self.rho.derivative(layer, rate) * current, self.epsilon)
-            for layer, rate, current in zip(state, rates, self.currents(drive, rates), strict=True)
-        )
+        return torch.lerp(s, self.rho.derivative(s, rate) * current, self.epsilon)

@@ -12,7 +12,6 @@ It writes, into a new folder:
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -199,7 +198,7 @@ def _network(
         data = build_data(replace(experiment, dtype="float32"), data_dir)
     except DataError as error:
         raise Failure(str(error)) from None
-    network = build_network(experiment, math.prod(data.input_shape), data.classes)
+    network = build_network(experiment, data.input_shape, data.classes)
     if checkpoint is not None:
         try:
             checkpoint.restore_model(network)

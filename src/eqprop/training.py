@@ -12,6 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from eqprop.augmentation import Augmentation
 from eqprop.data import Dataset
 from eqprop.estimators import Estimator
 from eqprop.evaluation import evaluate
@@ -70,6 +71,8 @@ def train(
     epochs: int,
     batch_size: int = 20,
     generator: torch.Generator | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    augmentation: Augmentation | None = None,
     done: int = 0,
     on_batch: Callable[[Running], None] | None = None,
 ) -> Iterator[Metrics]:
@@ -79,8 +82,11 @@ def train(
         model, estimator, optimizer, data: whatever they are, they share a device and a dtype.
         epochs: how many in all.
         batch_size: samples per mini-batch; the last one may be shorter.
-        generator: the only source of randomness: order of the data, sign of β. Seeded with 0 if not
-            given.
+        generator: the only source of randomness: order of the data, sign of β, augmentation. Seeded
+            with 0 if not given.
+        scheduler: takes a step after every mini-batch.
+        augmentation: changes the training images of every mini-batch, see
+            :mod:`eqprop.augmentation`; the train error is then that of the changed ones.
         done: how many of the epochs were completed earlier.
         on_batch: called after every mini-batch.
 
@@ -99,6 +105,8 @@ def train(
         loss = torch.zeros((), dtype=torch.float64, device=targets.device)
         samples = 0
         for batch, (x, labels) in enumerate(data.train.batches(batch_size, generator), 1):
+            if augmentation is not None:
+                x = augmentation(x, generator)
             target = targets[labels]
             optimizer.zero_grad()
             try:
@@ -108,6 +116,8 @@ def train(
                 _require_finite(model, f"after mini-batch {batch - 1} of epoch {epoch}")
                 raise
             optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
             with torch.no_grad():
                 output = estimate.free.state[-1]
                 wrong += (output.argmax(1) != labels).sum()

@@ -1,0 +1,34 @@
+"""Augmentation: training images that are a little different each time they are seen."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Augmentation", "random_shift"]
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""From images (B, C, H, W) and a source of randomness to images of the same shape."""
+
+
+def random_shift(images: Tensor, generator: torch.Generator, *, pixels: int) -> Tensor:
+    """Move every image by −pixels … pixels, drawn for both directions on their own.
+
+    What moves in is 0, what moves out is lost.
+
+    Args:
+        images: (B, C, H, W).
+        generator: on the device of the images.
+        pixels: how far at most.
+    """
+    samples, channels, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (pixels, pixels, pixels, pixels))
+    corner = torch.randint(
+        2 * pixels + 1, (2, samples, 1, 1, 1), generator=generator, device=images.device
+    )
+    count = torch.arange
+    rows = corner[0] + count(height, device=images.device).view(1, 1, -1, 1)
+    columns = corner[1] + count(width, device=images.device)
+    sample = count(samples, device=images.device).view(-1, 1, 1, 1)
+    channel = count(channels, device=images.device).view(1, -1, 1, 1)
+    return padded[sample, channel, rows, columns]
