@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eqprop.connections import dense
+from eqprop.connections import ConvPool, Dense, dense
 from eqprop.models import EnergyModel, PrimitiveModel, State, VectorFieldModel
 from eqprop.networks import LayeredNetwork, RealTimeNetwork
 
@@ -86,8 +86,31 @@ def real_time() -> LayeredNetwork:
     return RealTimeNetwork(dense(4, 6, 5, 3), "tanh", epsilon=0.8)
 
 
+def alternating() -> LayeredNetwork:
+    return RealTimeNetwork(dense(4, 6, 5, 3), "tanh", epsilon=0.8, updates="alternating")
+
+
+def convolutional() -> LayeredNetwork:
+    """Vectors of 4 as images of 2×2, two convolutions and a dense layer."""
+    first = ConvPool((1, 2, 2), 4, kernel=2, padding=1, pool=1)
+    second = ConvPool(first.upper_shape, 3, kernel=2, pool=2)
+    # What is sent up is not negative: a negative weight on a maximum would chase it for ever.
+    return RealTimeNetwork([first, second, Dense((3, 1, 1), 3)], "scaled-sigmoid", epsilon=0.5)
+
+
+def averaging() -> LayeredNetwork:
+    """The same with average pooling, and alternating updates."""
+    first = ConvPool((1, 2, 2), 4, kernel=2, padding=1, pool=1)
+    second = ConvPool(first.upper_shape, 3, kernel=2, pool=2, pooling="average")
+    connections = [first, second, Dense((3, 1, 1), 3)]
+    return RealTimeNetwork(connections, "tanh", epsilon=0.8, updates="alternating")
+
+
 EXACT = {
     "layered": real_time,
+    "alternating": alternating,
+    "convolutional": convolutional,
+    "averaging": averaging,
     "user's phi": UserPhi,
     "user's energy": UserEnergy,
     "entangled": Entangled,
