@@ -1,9 +1,18 @@
 """Every setting of an experiment reaches the object it is about."""
 
+import math
+
 import pytest
 import torch
 
-from eqprop.build import build_data, build_estimator, build_network, build_optimizer, torch_device
+from eqprop.build import (
+    build_data,
+    build_estimator,
+    build_network,
+    build_optimizer,
+    build_scheduler,
+    torch_device,
+)
 from eqprop.estimators import BPTT, EquilibriumPropagation, RecurrentBackprop
 from eqprop.experiment import ConfigurationError, Experiment
 from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork
@@ -84,3 +93,55 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="device = cuda:98: expected cpu"):
         torch_device(experiment(device="cuda:98"))
     assert torch_device(experiment()).type == "cpu"
+
+
+def conv(**settings: object) -> LayeredNetwork:
+    layers = len(settings["channels"]) + 1  # pyright: ignore[reportArgumentType]
+    chosen = experiment(hidden=[], learning_rates=[1] * layers, **settings)
+    return build_network(chosen, (1, 12, 10), 4)
+
+
+def test_convolutions_lie_below_the_dense_layers() -> None:
+    chosen = experiment(channels=[2, 3], hidden=[7], learning_rates=[1, 1, 1, 1], kernel=[3])
+    network = build_network(chosen, (1, 12, 10), 4)
+    # 12 − 2 = 10, halved 5; 5 − 2 = 3, halved 1.
+    assert network.shapes == ((2, 5, 4), (3, 1, 1), (7,), (4,))
+
+
+def test_a_setting_of_convolutions_is_for_all_or_one_for_each() -> None:
+    assert conv(channels=[2, 3], kernel=[3], padding=[1], pool=[1]).shapes[1] == (3, 12, 10)
+    assert conv(channels=[2, 3], kernel=[3, 1], padding=[0, 1], pool=[2, 1]).shapes[:2] == (
+        (2, 5, 4),
+        (3, 7, 6),
+    )
+    assert conv(channels=[2], stride=[3], kernel=[4], pool=[1]).shapes[0] == (2, 3, 3)
+
+
+def test_a_convolution_that_does_not_fit_says_where_and_what_would() -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"channels = 2 3: expected .* hidden layer 2: .*at least 6×6.*got 4×3.*smaller",
+    ):
+        conv(channels=[2, 3])
+
+
+def test_a_cosine_takes_the_learning_rates_to_zero() -> None:
+    chosen = experiment(schedule="cosine", epochs=2, batch_size=5)
+    optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
+    first = optimizer.param_groups[0]["lr"]
+    scheduler = build_scheduler(chosen, optimizer, samples=14)  # three mini-batches an epoch
+    assert scheduler is not None
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"] / first)
+        optimizer.step()
+        scheduler.step()
+    expected = [0.5 * (1 + math.cos(math.pi * n / 6)) for n in range(6)]
+    assert rates == pytest.approx(expected)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_constant_learning_rates_need_no_scheduler() -> None:
+    chosen = experiment()
+    optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
+    assert build_scheduler(chosen, optimizer, samples=14) is None

@@ -411,13 +411,20 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert without_seconds(metrics(one)) == without_seconds(a.history)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_killed_run_resumes_bit_for_bit(run: Run, optimizer: str) -> None:
-    words = ["--epochs", "6", "--nudging", "random-sign", "--hidden", "64"]
-    words += ["--optimizer", optimizer, "--learning-rates", "0.01", "0.01"]
-    assert run("train", *words, "--out", "whole")[0] == 0
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--optimizer sgd --learning-rates 0.01 0.01 --nudging random-sign --hidden 64",
+        "--optimizer adam --learning-rates 0.01 0.01 --nudging random-sign --hidden 64",
+        "digits-conv --channels 4 6 --schedule cosine --shift 2",
+    ],
+    ids=["sgd", "adam", "conv"],
+)
+def test_a_killed_run_resumes_bit_for_bit(run: Run, words: str) -> None:
+    command = ["train", *words.split(), "--epochs", "6"]
+    assert run(*command, "--out", "whole")[0] == 0
     process = subprocess.Popen(
-        [sys.executable, "-m", "eqprop", "train", *words, "--out", "killed"],
+        [sys.executable, "-m", "eqprop", *command, "--out", "killed"],
         stderr=subprocess.DEVNULL,
     )
     path, deadline = Path("killed/metrics.jsonl"), time.monotonic() + 120

@@ -1,5 +1,8 @@
 """The explicit steps and learning rules are those that autograd of Φ gives."""
 
+from collections.abc import Callable
+from typing import Any, get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from eqprop.activations import ACTIVATIONS, Rho, as_activation
-from eqprop.connections import dense
+from eqprop.connections import Connection, ConvPool, Dense, Pooling, dense
 from eqprop.models import PrimitiveModel, State
-from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork
+from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork, Updates
 
 
 def softened(s: Tensor) -> Tensor:
@@ -35,9 +38,41 @@ class Obvious(PrimitiveModel):
         return self.network.phi(x, state)
 
 
-networks = st.builds(
-    lambda sizes, rho, epsilon, clip, kind, seed: (sizes, rho, epsilon, clip, kind, seed),
-    st.lists(st.integers(1, 6), min_size=2, max_size=5),
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Connection]]:
+    """The shape of an input, and connections on it: convolutions, then dense ones, any number."""
+    connections: list[Connection] = []
+    torch.manual_seed(draw(st.integers(0, 10**6)))
+    shape: tuple[int, ...] = (draw(st.integers(1, 6)),)
+    if draw(st.booleans()):
+        shape = draw(st.tuples(st.integers(1, 3), st.integers(2, 9), st.integers(2, 9)))
+    start = shape
+    for _ in range(draw(st.integers(0, 3)) if len(shape) > 1 else 0):
+        side = min(shape[1:])
+        kernel = draw(st.integers(1, min(3, side)))
+        stride, padding = draw(st.integers(1, 2)), draw(st.integers(0, 1))
+        pool = draw(st.integers(1, min(3, (side + 2 * padding - kernel) // stride + 1)))
+        pooling = draw(st.sampled_from(get_args(Pooling)))
+        connections.append(
+            ConvPool(
+                shape,
+                draw(st.integers(1, 3)),
+                kernel,
+                stride=stride,
+                padding=padding,
+                pool=pool,
+                pooling=pooling,
+            )
+        )
+        shape = connections[-1].upper_shape
+    for size in draw(st.lists(st.integers(1, 6), min_size=0 if connections else 1, max_size=4)):
+        connections.append(Dense(shape, size))
+        shape = (size,)
+    return start, connections
+
+
+networks = st.tuples(
+    chains(),
     st.sampled_from(RHOS),
     st.floats(0.01, 1.5),
     st.sampled_from([None, (0.0, 1.0), (-1.0, 1.0)]),
@@ -46,20 +81,21 @@ networks = st.builds(
 )
 
 
-def make(drawn: tuple) -> tuple[LayeredNetwork, Obvious, Tensor, State, State]:
-    sizes, rho, epsilon, clip, kind, seed = drawn
-    torch.manual_seed(seed)
+def make(drawn: tuple, updates: Updates = "synchronous") -> tuple[Any, ...]:
+    """A network, the same knowing nothing but Φ, an input and two states."""
+    (shape, connections), rho, epsilon, clip, kind, seed = drawn
     network: LayeredNetwork
     if kind == "prototypical":
-        network = PrototypicalNetwork(dense(*sizes), rho)
+        network = PrototypicalNetwork(connections, rho, updates=updates)
     else:
-        network = RealTimeNetwork(dense(*sizes), rho, epsilon=epsilon, clip=clip)
+        network = RealTimeNetwork(connections, rho, epsilon=epsilon, clip=clip, updates=updates)
     network.double()
+    torch.manual_seed(seed)
     samples = 1 + seed % 4
-    x = torch.randn(samples, sizes[0], dtype=torch.float64)
+    x = torch.randn(samples, *shape, dtype=torch.float64)
     # Some units exactly on the edge, where the slope of a clipped function is a matter of care.
     one, other = (
-        tuple(torch.rand(samples, n, dtype=torch.float64).mul(3).sub(1) for n in sizes[1:])
+        tuple(torch.rand(samples, *n, dtype=torch.float64).mul(3).sub(1) for n in network.shapes)
         for _ in range(2)
     )
     one = tuple(torch.where(s < -0.6, 0.0, torch.where(s > 1.6, 1.0, s)) for s in one)
@@ -76,6 +112,23 @@ def test_the_explicit_step_is_the_one_of_autograd(drawn: tuple) -> None:
             fast = network.step(network.drive(x), state, pull)
             slow = obvious.step(x, state, pull)
         for a, b in zip(fast, slow, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+@given(networks)
+@settings(max_examples=100, deadline=None)
+def test_alternating_updates_move_the_layers_of_even_number_then_the_others(drawn: tuple) -> None:
+    network, obvious, x, state, _ = make(drawn, "alternating")
+    force = torch.randn_like(state[-1])
+    for pull in (None, force):
+        expected = list(state)
+        for first in (1, 0):
+            with torch.no_grad():
+                after = obvious.step(x, tuple(expected), pull)
+            expected[first::2] = after[first::2]
+        with torch.no_grad():
+            found = network.step(network.drive(x), state, pull)
+        for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
@@ -123,6 +176,57 @@ def test_images_are_flattened_at_the_input() -> None:
     assert torch.equal(network.drive(images), network.drive(images.flatten(1)))
 
 
+def test_vectors_are_images_to_a_convolution() -> None:
+    network = PrototypicalNetwork([ConvPool((3, 4, 2), 5, kernel=2, pool=1)])
+    images = torch.rand(2, 3, 4, 2)
+    assert torch.equal(network.drive(images), network.drive(images.flatten(1)))
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 3), st.integers(1, 4))
+def test_the_least_image_that_is_said_to_fit_does(
+    kernel: int, stride: int, padding: int, pool: int
+) -> None:
+    def build(side: int) -> ConvPool:
+        return ConvPool((1, side, side), 2, kernel, stride=stride, padding=padding, pool=pool)
+
+    sides = [side for side in range(1, 30) if not refused(lambda: build(side))]
+    assert sides == list(range(sides[0], 30))
+    if sides[0] > 1:
+        with pytest.raises(ValueError, match=f"at least {sides[0]}×{sides[0]}, "):
+            build(sides[0] - 1)
+
+
+def refused(make_it: Callable[[], object]) -> bool:
+    try:
+        make_it()
+    except ValueError:
+        return True
+    return False
+
+
+def test_pooling_leaves_out_what_fills_no_window() -> None:
+    connection = ConvPool((1, 6, 5), 1, kernel=1, pool=2).double()
+    lower = torch.rand(1, 1, 6, 5, dtype=torch.float64)
+    received, switches = connection.up(lower)
+    assert received.shape[1:] == connection.upper_shape == (1, 3, 2)
+    down = connection.down(torch.ones_like(received), switches)
+    assert (down[..., 4] == 0).all()
+    assert (down != 0).sum() == 6
+
+
+def test_states_of_convolutions_keep_their_channels_last_in_memory() -> None:
+    first = ConvPool((1, 12, 12), 4, kernel=3)
+    network = PrototypicalNetwork([first, ConvPool(first.upper_shape, 6, kernel=2)])
+    for updates in get_args(Updates):
+        network.updates = updates
+        state = network.initial_state(x := torch.rand(3, 1, 12, 12))
+        with torch.no_grad():
+            drive = network.drive(x)
+            for _ in range(2):
+                state = network.step(drive, state)
+        assert all(s.is_contiguous(memory_format=torch.channels_last) for s in (drive, *state))
+
+
 def test_learning_rates_go_to_their_layers_input_side_first() -> None:
     network = PrototypicalNetwork(dense(4, 5, 3))
     groups = network.parameter_groups([0.5, 0.25])
@@ -146,6 +250,20 @@ def test_weights_start_as_those_of_a_linear_layer_of_torch() -> None:
         (lambda: dense(3, 0), "at least 1"),
         (lambda: PrototypicalNetwork([]), "at least one"),
         (lambda: PrototypicalNetwork([*dense(3, 4), *dense(5, 2)]), r"\(4,\).*\(5,\)"),
+        (lambda: PrototypicalNetwork(dense(3, 4), updates="random"), "synchronous.*'random'"),
+        (lambda: PrototypicalNetwork([ConvPool((1, 8, 8), 2), *dense(8, 2)]), r"\(2, 2, 2\).*8"),
+        (lambda: PrototypicalNetwork(dense(12, 2)).drive(torch.ones(5, 3, 3)), r"\(12,\).*3, 3"),
+        (lambda: PrototypicalNetwork([ConvPool((1, 8, 8), 2)]).drive(torch.ones(5, 63)), "63"),
+        (lambda: PrototypicalNetwork([ConvPool((2, 8, 8), 2)]).drive(torch.ones(5, 8, 8, 2)), "8"),
+        (lambda: ConvPool((8, 8), 2), r"channels, height, width.*\(8, 8\)"),
+        (lambda: ConvPool((1, 8, 0), 2), r"height.*\(1, 8, 0\)"),
+        (lambda: ConvPool((1, 5, 8), 2), "at least 6×6.*got 5×8"),
+        (lambda: ConvPool((1, 2, 2), 2, 5, padding=1, pool=1), "at least 3×3.*got 2×2"),
+        (lambda: ConvPool((1, 8, 8), 2, stride=2, pool=3), "at least 9×9"),
+        (lambda: ConvPool((1, 8, 8), 0), "at least 1.*got 0"),
+        (lambda: ConvPool((1, 8, 8), 2, padding=-1), "padding.*-1"),
+        (lambda: ConvPool((1, 8, 8), 2, pooling="min"), "max, average.*'min'"),
+        (lambda: Dense((3, 0), 2), "at least 1"),
         (lambda: PrototypicalNetwork(dense(3, 4), "relu"), "scaled-sigmoid.*'relu'"),
         (lambda: RealTimeNetwork(dense(3, 4), epsilon=0), "epsilon.*> 0.*0"),
         (lambda: RealTimeNetwork(dense(3, 4), epsilon=float("nan")), "epsilon"),

@@ -10,6 +10,7 @@ from .archives import DataError as DataError
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import CheckpointError as CheckpointError
 from .connections import Connection as Connection
+from .connections import ConvPool as ConvPool
 from .connections import Dense as Dense
 from .connections import dense as dense
 from .costs import Cost as Cost

@@ -293,8 +293,10 @@ def _refusing_foreign(folder: RunFolder) -> Iterator[None]:
 
 
 def _enough_memory(experiment: Experiment) -> AbstractContextManager[None]:
+    sizes = {"channels": experiment.channels, "hidden": experiment.hidden}
+    layers = "".join(f"{name} = {' '.join(map(str, n))}, " for name, n in sizes.items() if n)
     return enough_memory(
-        f"hidden = {' '.join(map(str, experiment.hidden))}, batch_size = {experiment.batch_size}",
+        f"{layers}batch_size = {experiment.batch_size}",
         experiment.device,
     )
 

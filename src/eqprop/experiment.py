@@ -149,7 +149,7 @@ class Experiment:
             self._require(
                 name,
                 all(least <= value <= 1000 for value in values)
-                and len(values) in {1, len(self.channels)},
+                and len(values) in {1, max(1, len(self.channels))},
                 f"one whole number from {least} to 1000, or one for each convolution "
                 f"(channels = {_show(self.channels)})",
             )

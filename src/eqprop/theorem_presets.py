@@ -204,6 +204,11 @@ THEOREM_PRESETS: dict[str, TheoremPreset] = {
         ),
         _published("p-3h"),
     ),
+    "p-conv": TheoremPreset(
+        "two convolutions, prototypical, hard sigmoid",
+        TheoremSettings(free_steps=5000, nudged_steps=10, beta=0.02),
+        PRESETS["p-conv"].experiment.override({"dtype": "float64"}),
+    ),
     "digits": TheoremPreset(
         "64-128-10, prototypical, no download (not published)",
         TheoremSettings(free_steps=150, nudged_steps=10, beta=0.01, eta=(2e-5, 2e-4)),
