@@ -5,13 +5,14 @@ falls as β, that of symmetric nudging as β².
 """
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from conftest import UserEnergy, UserField, UserPhi
-from eqprop.connections import dense
+from eqprop.connections import ConvPool, Dense, dense
 from eqprop.costs import Cost, SquaredError
 from eqprop.estimators import (
     BPTT,
@@ -21,7 +22,7 @@ from eqprop.estimators import (
     RecurrentBackprop,
 )
 from eqprop.models import ConvergentModel, State, half_square_norm
-from eqprop.networks import PrototypicalNetwork, RealTimeNetwork
+from eqprop.networks import PrototypicalNetwork, RealTimeNetwork, Updates
 from eqprop.relaxation import relax
 
 T = 150  # enough for every model here to settle to rounding error
@@ -161,6 +162,35 @@ def test_the_error_of_symmetric_nudging_falls_as_beta_squared(
         for b in betas
     ]
     assert slope(betas, errors) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("updates", get_args(Updates))
+def test_prototypical_hard_sigmoids_follow_the_gradient_while_no_output_is_clipped(
+    updates: Updates,
+) -> None:
+    """clip(∂Φ/∂s) has the slope 1 or 0, and what is clipped passes on nothing, in EP as in BPTT."""
+    torch.manual_seed(4)
+    first = ConvPool((1, 10, 9), 4, kernel=3)
+    second = ConvPool(first.upper_shape, 6, kernel=2)
+    model = PrototypicalNetwork(
+        [first, second, Dense(second.upper_shape, 3)], "hard-sigmoid", updates=updates
+    ).double()
+    source = torch.Generator().manual_seed(5)
+    x = torch.rand(7, 1, 10, 9, generator=source, dtype=torch.float64)
+    y = torch.rand(7, 3, generator=source, dtype=torch.float64)
+    with torch.no_grad():
+        model.connections[-1].get_parameter("bias").fill_(0.5)
+        *hidden, output = relax(model, x, T).state
+    assert all(((s == 0) | (s == 1)).any() for s in hidden), "something is to be clipped"
+    assert ((output > 0) & (output < 1)).all(), "but no output"
+    truth = implicit(model, (x, y))
+    for nudging, order in (("one-sided", 1), ("symmetric", 2)):
+        betas = [1e-2, 3e-3, 1e-3]
+        errors = [
+            relative_error(gradient(model, (x, y), EquilibriumPropagation(T, T, b, nudging)), truth)
+            for b in betas
+        ]
+        assert slope(betas, errors) == pytest.approx(order, abs=0.05 * order)
 
 
 def test_a_random_sign_is_sometimes_one_and_sometimes_the_other_and_its_mean_is_symmetric(
