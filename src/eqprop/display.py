@@ -1,22 +1,26 @@
-"""What a person sees while a network trains: a live bar on a terminal, else plain lines."""
+"""What a person sees while they wait: a live bar on a terminal, else plain lines."""
 
 import sys
 import time
+from collections.abc import Callable
 from typing import final
 
 from tqdm import tqdm
 
 from eqprop.training import Metrics, Running
 
-__all__ = ["Display"]
+__all__ = ["Display", "Progress"]
 
 _PLAIN_INTERVAL = 60.0
 """Seconds between two plain lines within an epoch."""
 
+_PLAIN_PROGRESS = 10.0
+"""Seconds between two plain lines of anything else."""
+
 
 @final
 class Display:
-    """Progress on standard error.
+    """The progress of training, on standard error.
 
     Args:
         epochs: how many there will be.
@@ -80,6 +84,47 @@ class Display:
             file=sys.stderr,
             flush=True,
         )
+
+
+@final
+class Progress:
+    """That of anything else: within it, call what it gives with the name of every part done.
+
+    Nothing is shown in the first two seconds.
+
+    Args:
+        total: how many parts there will be.
+        unit: what a part is.
+    """
+
+    def __init__(self, total: int, unit: str) -> None:
+        self._bar = tqdm(
+            total=total,
+            unit=unit,
+            file=sys.stderr,
+            leave=False,
+            dynamic_ncols=True,
+            delay=2,
+            disable=not sys.stderr.isatty(),
+        )
+        self._total, self._units = total, f"{unit}es" if unit.endswith("s") else f"{unit}s"
+        self._done = 0
+        self._said = time.perf_counter()
+
+    def __enter__(self) -> Callable[[str], None]:
+        return self._tick
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _tick(self, what: str) -> None:
+        self._done += 1
+        self._bar.set_description_str(what, refresh=False)
+        self._bar.update(1)
+        now = time.perf_counter()
+        if self._bar.disable and now - self._said > _PLAIN_PROGRESS:
+            self._said = now
+            print(f"{self._done} of {self._total} {self._units}", file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -12,22 +12,21 @@ It writes, into a new folder:
 """
 
 import json
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from eqprop.agreement import Average, Comparison
 from eqprop.archives import DataError
 from eqprop.build import build_data, build_network, torch_device
 from eqprop.checkpoint import CheckpointError, write_atomically
 from eqprop.data import one_hot
+from eqprop.display import Progress
 from eqprop.experiment import Experiment
 from eqprop.failures import Failure, UsageError
 from eqprop.memory import enough_memory
@@ -48,9 +47,6 @@ from eqprop.theorem_presets import TheoremSettings
 from eqprop.toy import ToyModel
 
 __all__ = ["theorem"]
-
-_PLAIN_INTERVAL = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
 
 _SYMBOLS = {"beta": "β", "free_steps": "T", "nudged_steps": "K"}
 
@@ -151,7 +147,10 @@ def _compute(
     cells = len(list(grid_points(settings, grid))) if grid else 0
     taking = f"nudged_steps = {settings.nudged_steps}, batch_size = {settings.batch_size}"
     try:
-        with _Progress(ticks(settings, cells)) as tick, enough_memory(taking, settings.device):
+        with (
+            Progress(ticks(settings, cells), "process") as tick,
+            enough_memory(taking, settings.device),
+        ):
             diagnosis = diagnose(model, batches, settings, tick)
             return diagnosis, sweep(model, batches, settings, grid, tick) if grid else []
     except NonFiniteError as error:
@@ -217,39 +216,6 @@ def _network(
         for _, (x, labels) in zip(range(settings.batches), source, strict=False)
     ]
     return network, batches
-
-
-class _Progress:
-    """A bar on a terminal, else a line now and then; nothing in the first two seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._bar = tqdm(
-            total=total,
-            unit="process",
-            file=sys.stderr,
-            leave=False,
-            dynamic_ncols=True,
-            delay=2,
-            disable=not sys.stderr.isatty(),
-        )
-        self._total = total
-        self._done = 0
-        self._said = time.perf_counter()
-
-    def __enter__(self) -> Callable[[str], None]:
-        return self._tick
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def _tick(self, what: str) -> None:
-        self._done += 1
-        self._bar.set_description_str(what, refresh=False)
-        self._bar.update(1)
-        now = time.perf_counter()
-        if self._bar.disable and now - self._said > _PLAIN_INTERVAL:
-            self._said = now
-            print(f"{self._done} of {self._total} processes", file=sys.stderr, flush=True)
 
 
 def _title(name: str, settings: TheoremSettings) -> str:
