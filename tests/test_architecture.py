@@ -15,10 +15,10 @@ LAYERS = [
     ["models", "connections", "data", "presets", "run_folder", "memory"],
     ["relaxation", "networks", "toy", "theorem_presets"],
     ["estimators", "processes"],
-    ["evaluation", "agreement"],
+    ["evaluation", "agreement", "settling", "kernels"],
     ["training", "build", "theorem"],
-    ["benchmark", "display", "plots", "theorem_plots"],
-    ["commands", "theorem_command"],
+    ["benchmark", "display", "plots", "theorem_plots", "pictures"],
+    ["commands", "theorem_command", "show_command"],
     ["cli"],
     ["__main__"],
 ]

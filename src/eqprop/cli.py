@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_show(commands)
     _add_presets(commands)
     _add_theorem(commands)
     _add_bench(commands)
@@ -217,6 +218,58 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: that of the run)")
     parser.add_argument("--data-dir", metavar="DIR", help="as for train")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+_SHOW = """\
+Draw a trained network: what its first connection learned, and how it settles.
+
+  eqprop show runs/mine                       into runs/mine/pictures
+  eqprop show runs/mine --sample 7            another test sample
+  eqprop show runs/mine --free-steps 100      a longer free phase than in training
+  eqprop show runs/mine --test-samples 0      the error against T over all test samples
+"""
+
+_SHOW_END = """\
+kernels.png      weights of the first connection; kernels-2.png … those of further convolutions
+states.png       a test sample, layer by layer: the free steady state, the nudged one, and their
+                 difference ÷ β, from which every synapse learns
+convergence.png  how far the units still move in every step of the free phase, to 3 T, and what
+                 the output units do meanwhile
+steps.png        test error and residual against the number of steps: was T long enough?
+show.json        the numbers behind them
+
+Pictures that are there already are drawn anew. A run may still be training meanwhile.
+"""
+
+
+def _add_show(commands: Any) -> None:
+    parser = _add_command(
+        commands, "show", _show, "draw a trained network", description=_SHOW, epilog=_SHOW_END
+    )
+    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to put the pictures "
+                        "(default: DIR/pictures)")  # fmt: skip
+    parser.add_argument(
+        "--sample", default="0", metavar="N", help="which test sample, from 0 (default: 0)"
+    )
+    parser.add_argument(
+        "--test-samples", default="1000", metavar="N",
+        help="how many test samples to measure the error on; 0 means all (default: 1000)",
+    )  # fmt: skip
+    for name, metavar, what in (
+        ("free-steps", "T", "steps of the free phase"),
+        ("nudged-steps", "K", "steps of the nudged phase"),
+        ("beta", "β", "strength of the nudge, of either sign"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            default=argparse.SUPPRESS,
+            metavar=metavar,
+            help=f"{what} (default: as in the run)",
+        )
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: that of the run)")
+    parser.add_argument("--data-dir", metavar="DIR", help="as for train")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
 def _add_presets(commands: Any) -> None:
@@ -419,6 +472,36 @@ def _evaluate(options: argparse.Namespace) -> int:
         data_dir=options.data_dir,
         as_json=options.json,
     )
+
+
+def _show(options: argparse.Namespace) -> int:
+    overrides = {
+        setting.name: parse_setting(setting, getattr(options, setting.name))
+        for setting in fields(Experiment)
+        if setting.name in {"free_steps", "nudged_steps", "beta"} and hasattr(options, setting.name)
+    }
+    Experiment().override(overrides)
+    sample = _count("--sample", options.sample)
+    test_samples = _count("--test-samples", options.test_samples)
+    from eqprop.show_command import show
+
+    return show(
+        options.run,
+        out=options.out,
+        sample=sample,
+        test_samples=test_samples,
+        overrides=overrides,
+        device=options.device,
+        data_dir=options.data_dir,
+        as_json=options.json,
+    )
+
+
+def _count(option: str, word: str) -> int:
+    # No int() of its own accord: it takes underscores, and refuses what has 5000 digits.
+    if re.fullmatch("[0-9]{1,18}", word) is None:
+        raise UsageError(f"{option} {word}: expected a whole number of at least 0")
+    return int(word)
 
 
 def _presets(options: argparse.Namespace) -> int:
