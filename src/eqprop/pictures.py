@@ -203,8 +203,8 @@ def _wrapped(units: Tensor) -> np.ndarray:
 def _draw_output(cells: list[Axes], samples: list[Tensor], label: int) -> None:
     low = min(0.0, *(float(sample.min()) for sample in samples[:2]))
     high = max(1.0, *(float(sample.max()) for sample in samples[:2]))
+    classes = range(len(samples[0]))
     for axes, sample in zip(cells, samples, strict=True):
-        classes = range(len(sample))
         bars = axes.bar(classes, sample.tolist(), color="0.6", width=0.75)
         bars[label].set(facecolor=_COLOURS[0], edgecolor="black", hatch="///")
         axes.set_xticks(classes)
@@ -222,6 +222,11 @@ def _draw_output(cells: list[Axes], samples: list[Tensor], label: int) -> None:
     cells[2].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     if not samples[2].any():
         cells[2].set_ylim(-1, 1)
+        target = [float(unit == label) for unit in classes]
+        if samples[0].tolist() == target:
+            # The hidden layers may differ all the same, by what was left of the free phase.
+            said = "no nudge, as $s_*$ is\nthe target already"
+            cells[2].text(0.5, 0.75, said, transform=cells[2].transAxes, ha="center", va="center")
     cells[0].set_title("output layer\nhatched: the target", fontsize="medium")
 
 
@@ -279,7 +284,8 @@ def draw_convergence(
             bbox_to_anchor=(0.5, -0.14),
             ncols=3,
             fontsize="small",
-            handlelength=3,
+            handlelength=2.5,
+            columnspacing=1.2,
             frameon=False,
         )
     _title(figure, titles[0])
@@ -297,7 +303,7 @@ def _draw_outputs(axes: Axes, outputs: Tensor, label: int) -> None:
             look = {"color": _COLOURS[0], "linewidth": 2.2, "zorder": 3}
         elif rank == 1:
             look = {"color": _COLOURS[1], "linewidth": 1.6, "linestyle": "--", "zorder": 2.5}
-        said = (f"class {unit}, the target", f"class {unit}, the largest other", "other classes")
+        said = (f"class {unit}, the target", f"class {unit}, the next", "other classes")
         axes.plot(
             range(len(lines[unit])), lines[unit], label=said[rank] if rank < 3 else None, **look
         )
@@ -401,6 +407,7 @@ def _title(figure: Figure, title: str) -> None:
 
 
 def _write(figure: Figure, path: Path) -> None:
+    figure.set_dpi(150)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     write_atomically(path, picture.getvalue())
