@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eqprop.activations import ACTIVATIONS, Rho, as_activation
 from eqprop.connections import Connection, ConvPool, Dense, Pooling, dense
-from eqprop.models import PrimitiveModel, State
+from eqprop.models import PrimitiveModel, State, half_square_norm
 from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork, Updates
 
 
@@ -284,3 +284,23 @@ def test_a_phi_that_is_not_one_value_per_sample_says_so() -> None:
     model = Wrong([2])
     with pytest.raises(ValueError, match=r"phi: expected one value per sample, shape \(3,\)"):
         model.step(torch.ones(3, 2), (torch.ones(3, 2),))
+
+
+@given(chains(), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_alternating_updates_never_raise_the_energy(
+    drawn: tuple[tuple[int, ...], list[Connection]], seed: int
+) -> None:
+    """Hard sigmoids minimise ½s² − s · current over [0, 1], and max-pooling is convex."""
+    shape, connections = drawn
+    network = PrototypicalNetwork(connections, "hard-sigmoid", updates="alternating").double()
+    torch.manual_seed(seed)
+    x = 3 * torch.randn(2, *shape, dtype=torch.float64)
+    state = tuple(torch.rand(2, *s, dtype=torch.float64) for s in network.shapes)
+    with torch.no_grad():
+        drive = network.drive(x)
+        energy = half_square_norm(state) - network.phi(x, state)
+        for _ in range(10):
+            state = network.step(drive, state)
+            before, energy = energy, half_square_norm(state) - network.phi(x, state)
+            assert (energy <= before + 1e-12).all()

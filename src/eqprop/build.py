@@ -94,7 +94,7 @@ def _connections(
     shape = tuple(input_shape)
     for index, channels in enumerate(experiment.channels):
         kernel, stride, padding, pool = (
-            values[index] if len(values) > 1 else values[0]
+            values[index % len(values)]
             for values in (
                 experiment.kernel,
                 experiment.stride,

@@ -25,6 +25,7 @@ from typing import Literal, final, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 __all__ = ["Connection", "ConvPool", "Dense", "Pooling", "Switches", "dense"]
 
@@ -230,7 +231,9 @@ class ConvPool(Connection):
         if self.pool == 1:
             return upper
         if switches is not None:
-            return F.max_unpool2d(upper, switches, self.pool, output_size=self.conv_shape[1:])
+            return F.max_unpool2d(
+                upper, switches, (self.pool, self.pool), output_size=self.conv_shape[1:]
+            )
         spread = F.interpolate(upper / self.pool**2, scale_factor=self.pool, mode="nearest")
         height, width = (n - m for n, m in zip(self.conv_shape[1:], spread.shape[2:], strict=True))
         return F.pad(spread, (0, width, 0, height)) if height or width else spread
@@ -256,9 +259,7 @@ class ConvPool(Connection):
 
     def _weight_gradient(self, lower: Tensor, image: Tensor) -> Tensor:
         """∂/∂w of image • (w ⋆ lower), summed over the batch."""
-        return torch.nn.grad.conv2d_weight(
-            lower, self.weight.shape, image, self.stride, self.padding
-        )
+        return conv2d_weight(lower, self.weight.shape, image, self.stride, self.padding)
 
     def extra_repr(self) -> str:
         pooled = f", pool={self.pool}, pooling={self.pooling}" if self.pool > 1 else ""

@@ -18,8 +18,9 @@ change and is computed once per relaxation.
 
 A layer is coupled to its neighbours alone. With *alternating* updates a step therefore moves the
 layers of even number first, all at once, then those of odd number, which see where the others have
-gone. In a prototypical network each half then minimises G(s) − coupling, G′ = ρ⁻¹, with the other
-half held: the network settles, where all layers moved at once may go to and fro between two states.
+gone. In a prototypical network ρ(c) minimises G(s) − s·c, G′ = ρ⁻¹, so each half lowers the energy
+Σ G(s) − coupling with the other half held (with max-pooling too, whose coupling is convex, as long
+as ρ ≥ 0): the network settles, where all layers moved at once may go to and fro between two states.
 The steady states are the same, and fewer steps lead there. Theorem 1 then holds for the sums over
 the nudged phase, but not step by step.
 
