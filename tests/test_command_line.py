@@ -519,16 +519,18 @@ def test_the_benchmark_prints_the_promised_fields(
     monkeypatch.setattr(
         benchmark, "measure", lambda preset, e: benchmark.measure_here(preset, e, 0.01)
     )
-    status, out, _ = run("bench", "digits", "--estimator", "ep", "bptt", "--json")
+    words = ["digits", "digits-conv", "--estimator", "ep", "bptt"]
+    status, out, _ = run("bench", *words, "--json")
     assert status == 0
     rows = json.loads(out)
     assert [(row["preset"], row["estimator"]) for row in rows] == [
-        ("digits", "ep"),
-        ("digits", "bptt"),
+        (preset, estimator) for preset in words[:2] for estimator in words[3:]
     ]
     for row in rows:
         assert {"device", "threads", "ms_per_batch", "u", "u_microseconds", "peak_mib"} <= set(row)
         assert row["ms_per_batch"] * 1e3 == pytest.approx(row["u"] * row["u_microseconds"])
+        # Of a batch only a part is one step, and of a step only a part are its products.
+        assert row["ms_per_batch"] > row["step_ms"] > row["bare_ms"] > 0
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"], ["presets"]])

@@ -4,6 +4,9 @@ A mini-batch runs from the free phase to the update of the weights. Its time is 
 the time of one 20×512 by 512×512 float32 matrix product on the same device and threads, so that
 figures carry over from one machine to another.
 
+A step of a layered network is also set beside its *bare* products: the same matrix products and
+convolutions, one up and one down for every connection but the input's, with nothing around them.
+
 Every row is measured in a process of its own, so that its peak memory is its own and no row warms
 up, or fragments, what the next one uses. Times are medians over repeats: a mean would count what
 else the machine did.
@@ -15,9 +18,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from eqprop.build import (
     build_estimator,
@@ -26,7 +32,10 @@ from eqprop.build import (
     torch_device,
     torch_dtype,
 )
+from eqprop.connections import ConvPool, Dense
 from eqprop.experiment import Experiment
+from eqprop.networks import LayeredNetwork
+from eqprop.relaxation import relax
 
 __all__ = ["measure", "measure_here"]
 
@@ -51,8 +60,9 @@ def measure_here(preset: str, experiment: Experiment, seconds: float = 0.5) -> d
     Returns:
         ``preset``, ``estimator``, ``device``, ``threads``; ``ms_per_batch``, the median time in
         milliseconds; ``u``, the same in units of ``u_microseconds``; ``spread_percent``, from the
-        fastest to the slowest repeat; ``peak_mib``, the peak memory in MiB: of the device, or on
-        the CPU of the whole process, torch included.
+        fastest to the slowest repeat; ``step_ms``, the time of one step of the free phase;
+        ``bare_ms``, that of its bare products; ``peak_mib``, the peak memory in MiB: of the device,
+        or on the CPU of the whole process, torch included.
     """
     torch.set_num_threads(experiment.threads)
     device = torch_device(experiment)
@@ -83,6 +93,7 @@ def measure_here(preset: str, experiment: Experiment, seconds: float = 0.5) -> d
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     batch, spread = _time(train_one, device, seconds)
+    step, bare = _step_and_bare(network, x, device, seconds)
     return {
         "preset": preset,
         "estimator": experiment.estimator,
@@ -92,8 +103,42 @@ def measure_here(preset: str, experiment: Experiment, seconds: float = 0.5) -> d
         "u": batch / unit,
         "u_microseconds": unit * 1e6,
         "spread_percent": 100 * spread,
+        "step_ms": step * 1e3,
+        "bare_ms": bare * 1e3,
         "peak_mib": _peak_mib(device),
     }
+
+
+@torch.no_grad()
+def _step_and_bare(
+    network: LayeredNetwork, x: Tensor, device: torch.device, seconds: float
+) -> tuple[float, float]:
+    """Seconds of a step, and of its bare products on tensors of the same shapes and layouts."""
+    drive = network.drive(x)
+    state = relax(network, x, 3, drive=drive).state
+    bare: list[Callable[[], object]] = []
+    for connection, lower, upper in zip(network.chain[1:], state, state[1:], strict=False):
+        if isinstance(connection, ConvPool):
+            bare += _convolutions(connection, lower)
+        elif isinstance(connection, Dense):
+            flat, weight = lower.flatten(1).contiguous(), connection.weight
+            bare += [partial(torch.mm, flat, weight.t()), partial(torch.mm, upper, weight)]
+
+    def products() -> None:
+        for product in bare:
+            product()
+
+    step, _ = _time(lambda: network.step(drive, state), device, seconds)
+    return step, _time(products, device, seconds)[0] if bare else 0.0
+
+
+def _convolutions(connection: ConvPool, lower: Tensor) -> list[Callable[[], object]]:
+    weight, stride, padding = connection.weight, connection.stride, connection.padding
+    image = F.conv2d(lower, weight, connection.bias, stride, padding)
+    return [
+        partial(F.conv2d, lower, weight, connection.bias, stride, padding),
+        partial(F.conv_transpose2d, image, weight, None, stride, padding),
+    ]
 
 
 def _unit(device: torch.device) -> Callable[[], object]:
