@@ -249,8 +249,8 @@ def bench(experiments: list[tuple[str, Experiment]], *, as_json: bool) -> int:
         print(json.dumps(rows, indent=2))
     else:
         print(
-            f"u = {rows[-1]['u_microseconds']:.0f} µs; step ÷ bare: a step of the network relative to "
-            "its matrix products and convolutions alone"
+            f"u = {rows[-1]['u_microseconds']:.0f} µs; step ÷ bare: a step of the network relative "
+            "to its matrix products and convolutions alone"
         )
     return 0
 
