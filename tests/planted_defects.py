@@ -190,6 +190,34 @@ DEFECTS = [
         "test_command_line.py -k killed",
     ),
     Defect(
+        "theorem: a shared connection left with other weights",
+        "processes.py",
+        "(function, *arguments), tie_weights=False)",
+        "(function, *arguments))",
+        "test_processes.py -k shared",
+    ),
+    Defect(
+        "theorem: layers updated in turn not told from others",
+        "networks.py",
+        'self.in_turn = updates == "alternating"',
+        "self.in_turn = False",
+        "test_processes.py -k in_turn",
+    ),
+    Defect(
+        "images not shifted in training",
+        "training.py",
+        "x = augmentation(x, generator)",
+        "pass",
+        "test_training.py",
+    ),
+    Defect(
+        "alternating updates lost on the way to the network",
+        "build.py",
+        "experiment.activation, updates=experiment.updates",
+        "experiment.activation",
+        "test_build.py",
+    ),
+    Defect(
         "shifts the same in both directions",
         "augmentation.py",
         "columns = corner[1]",
@@ -289,11 +317,10 @@ DEFECTS = [
     ),
     Defect(
         "gradient of a shared connection lost",
-        "estimators/estimator.py",
-        "parameters = dict(model.named_parameters(remove_duplicate=False))",
-        "parameters = {n: p for n, p in model.named_parameters() if n in gradients}\n"
-        "    gradients = {n: gradients[n] for n in parameters}",
-        "test_theory.py",
+        "networks.py",
+        "gradients[name] + gradient if name in gradients else gradient",
+        "gradient",
+        "test_theory.py test_processes.py",
     ),
     Defect(
         "gradients that share memory",
@@ -341,7 +368,7 @@ DEFECTS = [
     Defect(
         "settings changed behind the checkpoint's back",
         "run_folder.py",
-        'if name != "epochs" and checkpoint.settings.get(name) != value:',
+        'if name != "epochs" and written.get(name) != value:',
         "if False:",
         "test_command_line.py -k changed_by_hand",
     ),
@@ -440,7 +467,7 @@ DEFECTS = [
     Defect(
         "show: difference of the steady states not divided by β",
         "settling.py",
-        "tuple((b - a) / beta for",
+        "tuple((b - a) / apart for",
         "tuple((b - a) for",
         "test_show.py -k difference",
     ),

@@ -11,7 +11,8 @@ ROOT = Path(eqprop.__file__).parent
 
 # Each line may import what stands above it, and within itself only where named with an arrow.
 LAYERS = [
-    ["activations", "augmentation", "costs", "archives", "checkpoint", "experiment", "failures"],
+    ["failures"],
+    ["activations", "augmentation", "costs", "archives", "checkpoint", "experiment"],
     ["models", "connections", "data", "presets", "run_folder", "memory"],
     ["relaxation", "networks", "toy", "theorem_presets"],
     ["estimators", "processes"],

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from eqprop.augmentation import random_shift
 from eqprop.build import (
+    build_augmentation,
     build_data,
     build_estimator,
     build_network,
@@ -13,6 +15,7 @@ from eqprop.build import (
     build_scheduler,
     torch_device,
 )
+from eqprop.connections import ConvPool
 from eqprop.estimators import BPTT, EquilibriumPropagation, RecurrentBackprop
 from eqprop.experiment import ConfigurationError, Experiment
 from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork
@@ -123,6 +126,27 @@ def test_a_convolution_that_does_not_fit_says_where_and_what_would() -> None:
         match=r"channels = 2 3: expected .* hidden layer 2: .*at least 6×6.*got 4×3.*smaller",
     ):
         conv(channels=[2, 3])
+
+
+def test_the_network_has_the_updates_and_the_pooling_of_the_experiment() -> None:
+    for kind in ("prototypical", "real-time"):
+        assert network(network=kind).updates == "synchronous"
+        assert network(network=kind, updates="alternating").updates == "alternating"
+    for pooling in ("max", "average"):
+        first = conv(channels=[2], pooling=pooling).chain[0]
+        assert isinstance(first, ConvPool)
+        assert first.pooling == pooling
+
+
+def test_training_images_are_shifted_as_far_as_asked() -> None:
+    images = torch.rand(9, 1, 5, 5)
+    shift = build_augmentation(experiment(shift=2), (1, 5, 5))
+    assert shift is not None
+    here, there = (torch.Generator().manual_seed(3) for _ in range(2))
+    assert torch.equal(shift(images, here), random_shift(images, there, pixels=2))
+    assert build_augmentation(experiment(), (1, 5, 5)) is None
+    with pytest.raises(ConfigurationError, match="shift = 5: expected less than the 5 pixels"):
+        build_augmentation(experiment(shift=5), (1, 5, 5))
 
 
 def test_a_cosine_takes_the_learning_rates_to_zero() -> None:

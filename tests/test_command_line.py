@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from eqprop.checkpoint import Checkpoint
 from eqprop.cli import main
+from eqprop.experiment import LATER
 from eqprop.presets import PRESETS
 from eqprop.run_folder import RunFolder
 
@@ -391,6 +393,32 @@ def test_a_finished_run_can_be_given_more_epochs(run: Run) -> None:
     run("train", *QUICK, "--out", "r")
     assert run("train", "--resume", "r", "--epochs", 4)[0] == 0
     run("train", *QUICK, "--epochs", 4, "--out", "whole")
+    assert_same_run(Path("r"), Path("whole"))
+
+
+def test_a_run_whose_learning_rates_fall_to_0_cannot_be_given_more_epochs(run: Run) -> None:
+    run("train", *QUICK, "--schedule", "cosine", "--out", "r")
+    before = files(Path("r"))
+    status, _, err = run("train", "--resume", "r", "--epochs", 4)
+    assert status == 2
+    assert "epochs = 4: expected 2, over which" in err
+    assert files(Path("r")) == before
+    assert run("train", "--resume", "r", "--epochs", 2)[0] == 0
+
+
+def test_a_run_older_than_some_settings_is_what_their_defaults_make_it(run: Run) -> None:
+    run("train", *QUICK, "--out", "r")
+    run("train", *QUICK, "--epochs", 3, "--out", "whole")
+    folder = RunFolder(Path("r"))
+    config = json.loads(folder.config.read_text())
+    checkpoint = Checkpoint.load(folder.checkpoint)
+    for name in LATER:
+        del config["experiment"][name]
+    folder.config.write_text(json.dumps(config))
+    settings = {n: v for n, v in checkpoint.settings.items() if n not in LATER}
+    replace(checkpoint, settings=settings).save(folder.checkpoint)
+    assert run("evaluate", "r")[0] == 0
+    assert run("train", "--resume", "r", "--epochs", 3)[0] == 0
     assert_same_run(Path("r"), Path("whole"))
 
 

@@ -122,6 +122,33 @@ p-3h  prototypical 512-512-512 180 20 0.5 0.002 0.01 0.05 0.2 100
 """
 
 
+def test_the_preset_with_convolutions_has_the_published_settings() -> None:
+    assert preset("p-conv") == Experiment(
+        dataset="mnist",
+        network="prototypical",
+        channels=(32, 64),
+        kernel=(5,),
+        stride=(1,),
+        padding=(0,),
+        pool=(2,),
+        pooling="max",
+        hidden=(),
+        activation="hard-sigmoid",
+        updates="synchronous",
+        estimator="ep",
+        free_steps=200,
+        nudged_steps=10,
+        beta=0.4,
+        nudging="one-sided",
+        optimizer="sgd",
+        learning_rates=(0.15, 0.035, 0.015),
+        schedule="constant",
+        shift=0,
+        batch_size=20,
+        epochs=40,
+    )
+
+
 @pytest.mark.parametrize("row", PUBLISHED.strip().splitlines(), ids=lambda row: row.split()[0])
 def test_a_preset_has_the_published_settings(row: str) -> None:
     name, network, hidden, t, k, beta, *rates, epochs = row.split()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from eqprop.activations import ACTIVATIONS, Rho, as_activation
-from eqprop.connections import Connection, ConvPool, Dense, Pooling, dense
+from eqprop.connections import Connection, ConvPool, Dense, Pooling, convolutional, dense
 from eqprop.models import PrimitiveModel, State, half_square_norm
 from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork, Updates
 
@@ -221,6 +221,17 @@ def test_states_of_convolutions_keep_their_channels_last_in_memory() -> None:
         assert all(s.is_contiguous(memory_format=torch.channels_last) for s in (drive, *state))
 
 
+def test_a_connection_used_twice_is_trained_once_at_its_first_rate() -> None:
+    first, middle, last = dense(4, 5, 5, 3)
+    network = PrototypicalNetwork([first, middle, middle, last])
+    groups = network.parameter_groups([0.4, 0.3, 0.2, 0.1])
+    assert [group["lr"] for group in groups] == [0.4, 0.3, 0.1]
+    torch.optim.SGD(groups)
+    before, after = (tuple(torch.rand(2, *shape) for shape in network.shapes) for _ in range(2))
+    gradients = network.contrast_gradients(torch.rand(2, 4), before, after, before)
+    assert gradients.keys() == dict(network.named_parameters()).keys()
+
+
 def test_learning_rates_go_to_their_layers_input_side_first() -> None:
     network = PrototypicalNetwork(dense(4, 5, 3))
     groups = network.parameter_groups([0.5, 0.25])
@@ -244,7 +255,7 @@ def test_weights_start_as_those_of_a_linear_layer_of_torch() -> None:
         (lambda: dense(3, 0), "at least 1"),
         (lambda: PrototypicalNetwork([]), "at least one"),
         (lambda: PrototypicalNetwork([*dense(3, 4), *dense(5, 2)]), r"\(4,\).*\(5,\)"),
-        (lambda: PrototypicalNetwork(dense(3, 4), updates="random"), "synchronous.*'random'"),
+        (lambda: PrototypicalNetwork(dense(3, 4), updates="random"), "synchronous.*'random'"),  # pyright: ignore[reportArgumentType]
         (lambda: PrototypicalNetwork([ConvPool((1, 8, 8), 2), *dense(8, 2)]), r"\(2, 2, 2\).*8"),
         (lambda: PrototypicalNetwork(dense(12, 2)).drive(torch.ones(5, 3, 3)), r"\(12,\).*3, 3"),
         (lambda: PrototypicalNetwork([ConvPool((1, 8, 8), 2)]).drive(torch.ones(5, 63)), "63"),
@@ -256,8 +267,13 @@ def test_weights_start_as_those_of_a_linear_layer_of_torch() -> None:
         (lambda: ConvPool((1, 8, 8), 2, stride=2, pool=3), "at least 9×9"),
         (lambda: ConvPool((1, 8, 8), 0), "at least 1.*got 0"),
         (lambda: ConvPool((1, 8, 8), 2, padding=-1), "padding.*-1"),
-        (lambda: ConvPool((1, 8, 8), 2, pooling="min"), "max, average.*'min'"),
+        (lambda: ConvPool((1, 8, 8), 2, pooling="min"), "max, average.*'min'"),  # pyright: ignore[reportArgumentType]
         (lambda: Dense((3, 0), 2), "at least 1"),
+        (lambda: Dense(8.0, 4), "whole numbers.*8.0"),  # pyright: ignore[reportArgumentType]
+        (lambda: ConvPool(64, 4), "channels, height, width.*64"),  # pyright: ignore[reportArgumentType]
+        (lambda: ConvPool((1, 8, 8), 2, (3, 3)), r"square.*\(3, 3\)"),  # pyright: ignore[reportArgumentType]
+        (lambda: convolutional((1, 8, 8), (4, 4)), "hidden layer 2: .*at least 6×6.*got 2×2"),
+        (lambda: convolutional((1, 8, 8), (4, 4), kernel=(3, 3, 3)), "kernel: .*or 2.*got 3"),
         (lambda: PrototypicalNetwork(dense(3, 4), "relu"), "scaled-sigmoid.*'relu'"),
         (lambda: RealTimeNetwork(dense(3, 4), epsilon=0), "epsilon.*> 0.*0"),
         (lambda: RealTimeNetwork(dense(3, 4), epsilon=float("nan")), "epsilon"),

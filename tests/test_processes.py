@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from eqprop.agreement import average, compare
-from eqprop.connections import dense
+from eqprop.connections import ConvPool, Dense, dense
 from eqprop.costs import Cost
 from eqprop.estimators import BPTT, EquilibriumPropagation
 from eqprop.models import ConvergentModel, PrimitiveModel, State, VectorFieldModel
-from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork
+from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork, Updates
 from eqprop.processes import FreePhase, Process, bptt_process, ep_process, free_phase
 from eqprop.relaxation import NonFiniteError, nudge, relax
 from eqprop.toy import ToyModel
@@ -70,7 +70,28 @@ def prototypical() -> ConvergentModel:
     return PrototypicalNetwork(dense(6, 8, 3))
 
 
-EXACT = {"real-time": real_time, "toy": toy, "my-phi": MyPhi, "my-field": MyField}
+def convolutional() -> ConvergentModel:
+    """Vectors of 6 as images of 2×3."""
+    first = ConvPool((1, 2, 3), 4, kernel=2, padding=1, pool=1)
+    second = ConvPool(first.upper_shape, 3, kernel=2, pool=2)
+    connections = [first, second, Dense(second.upper_shape, 3)]
+    return RealTimeNetwork(connections, "scaled-sigmoid", epsilon=0.4)
+
+
+def shared() -> ConvergentModel:
+    """One connection used twice."""
+    first, middle, last = dense(6, 4, 4, 3)
+    return RealTimeNetwork([first, middle, middle, last], "tanh", epsilon=0.3)
+
+
+EXACT = {
+    "real-time": real_time,
+    "convolutional": convolutional,
+    "shared": shared,
+    "toy": toy,
+    "my-phi": MyPhi,
+    "my-field": MyField,
+}
 ALL = {**EXACT, "prototypical": prototypical, "no-gradient": lambda: MyField(asymmetry=0.3)}
 
 
@@ -538,7 +559,7 @@ class _Quartic(Cost):
 def process(states: Tensor, weight: Tensor, beta: float, bias: Tensor | None = None) -> Process:
     """A process of one layer and one weight, of a steady free phase."""
     zero = (torch.zeros(states.shape[1:]),)
-    free = FreePhase(zero, zero, 100, len(states), (0.0,), (0.0,), False)
+    free = FreePhase(zero, zero, 100, len(states), (0.0,), (0.0,), oscillating=False, in_turn=False)
     parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     return Process((states,), parameters, free, ("layer",), beta, 1.0)
 
@@ -692,7 +713,7 @@ def test_the_free_phase_may_move_by_a_hundredth_or_by_beta_of_what_the_nudge_doe
         assert len(premise.problems) == (0 if holds else 1)
 
 
-def test_a_free_phase_that_goes_to_and_fro_is_said_to_alternate() -> None:
+def test_a_free_phase_that_goes_to_and_fro_is_said_to_oscillate() -> None:
     model = PrototypicalNetwork(dense(2, 2, 2), "tanh").double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -713,8 +734,31 @@ def test_a_free_phase_that_goes_to_and_fro_is_said_to_alternate() -> None:
         bptt_process(model, x, y, free_steps=400, nudged_steps=4),
     ).premise
     assert not premise.holds
-    assert premise.alternating
-    assert "alternates between two states" in premise.problems[0]
+    assert premise.oscillating
+    assert "oscillates between two states" in premise.problems[0]
+
+
+def test_layers_updated_in_turn_agree_in_their_totals_alone() -> None:
+    torch.manual_seed(0)
+    connections = dense(5, 6, 4, 3)
+    models = {
+        updates: RealTimeNetwork(connections, "tanh", epsilon=0.5, updates=updates).double()
+        for updates in get_args(Updates)
+    }
+    x, y = torch.rand(4, 5).double(), torch.rand(4, 3).double()
+    errors = {}
+    for updates, model in models.items():
+        steps: dict[str, Any] = {"free_steps": 900, "nudged_steps": 200}
+        ep = ep_process(model, x, y, beta=1e-6, **steps)
+        bptt = bptt_process(model, x, y, **steps)
+        found = compare(ep, bptt)
+        errors[updates] = found.parameters.overall.relative_error
+        for name, total in ep.total.items():
+            torch.testing.assert_close(total, -bptt.total[name], rtol=1e-4, atol=1e-7)
+        in_turn = updates == "alternating"
+        assert found.premise.holds is not in_turn
+        assert any("in turn" in problem for problem in found.premise.problems) is in_turn
+    assert errors["synchronous"] < 1e-4 < 0.1 < errors["alternating"]
 
 
 def test_the_premise_of_an_average_is_the_worst() -> None:

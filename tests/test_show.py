@@ -159,6 +159,20 @@ def test_the_difference_is_that_of_the_two_steady_states_divided_by_beta(
         assert found.residual == max(relax(network, x, 8, tolerance=0, check_every=8).residual)
 
 
+def test_with_symmetric_nudging_the_difference_is_that_of_both_nudged_states(
+    network: LayeredNetwork, digits: Split
+) -> None:
+    x, y = digits.images[:2], one_hot(digits.labels[:2], 10)
+    steps: dict[str, Any] = {"free_steps": 8, "nudged_steps": 5}
+    up, down = (phases(network, x, y, beta=beta, **steps) for beta in (0.3, -0.3))
+    both = phases(network, x, y, beta=0.3, symmetric=True, **steps)
+    for index, difference in enumerate(both.difference):
+        assert torch.equal(both.nudged[index], up.nudged[index])
+        # The mean of the two one-sided ones.
+        expected = (up.difference[index] + down.difference[index]) / 2
+        torch.testing.assert_close(difference, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("beta", [0.01, 2.0, -1.0])
 def test_after_one_nudged_step_the_output_differs_by_what_it_lacks(beta: float) -> None:
     """s = ρ(W x + b) − β (s_* − y): divided by β, the difference is y − s_*."""
@@ -288,10 +302,14 @@ def test_the_sample_is_that_of_the_test_set_and_the_weights_those_of_the_checkpo
     x, y = data.images[359:], one_hot(data.labels[359:], 10)
     with torch.no_grad():
         free = relax(network, x, 7).state
-        nudged = relax(network, x, 3, state=free, force=nudge(SquaredError(), y, -0.25)).state
+        nudged, opposite = (
+            relax(network, x, 3, state=free, force=nudge(SquaredError(), y, beta)).state
+            for beta in (-0.25, 0.25)
+        )
+    assert found["nudging"] == "symmetric"
     assert found["states"]["label"] == data.labels[359]
     assert found["states"]["free"] == free[-1][0].tolist()
-    assert found["states"]["difference"] == ((nudged[-1] - free[-1]) / -0.25)[0].tolist()
+    assert found["states"]["difference"] == ((nudged[-1] - opposite[-1]) / -0.5)[0].tolist()
     outputs = found["convergence"]["outputs"]
     assert outputs[0] == [0] * 10  # s₀ = 0
     assert outputs[7] == free[-1][0].tolist()
@@ -326,12 +344,14 @@ def test_a_rerun_replaces_its_pictures_and_leaves_all_else_alone(
     assert main(["show", str(convolutional), "--out", str(out)]) == 0
     assert (out / "kernels-2.png").exists()
     (out / "kernels-mine.png").write_text("mine")
+    (out / "kernels-2024.png").write_text("mine")
     (out / "states.png").write_text("torn")
     before = files(trained)
     assert main(["show", str(trained), "--out", str(out)]) == 0
     assert files(trained) == before
     assert {path.name for path in out.iterdir()} - {".lock"} == {
         *PICTURES,
+        "kernels-2024.png",
         "kernels-mine.png",
         "show.json",
     }
@@ -341,6 +361,17 @@ def test_a_rerun_replaces_its_pictures_and_leaves_all_else_alone(
         assert content.endswith(b"IEND\xaeB`\x82")
     assert (out / "kernels-mine.png").read_text() == "mine"
     assert json.loads((out / "show.json").read_text())["of"] == "digits"
+
+
+def test_pictures_of_others_are_not_drawn_over(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "theirs"
+    out.mkdir()
+    (out / "states.png").write_text("theirs")
+    assert main(["show", str(trained), "--out", str(out)]) == 2
+    assert "found states.png; choose another --out" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["states.png"]
 
 
 @pytest.mark.usefixtures("no_pictures")

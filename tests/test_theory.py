@@ -21,6 +21,7 @@ from eqprop.estimators import (
     Estimator,
     RecurrentBackprop,
 )
+from eqprop.estimators.equilibrium_propagation import Nudging
 from eqprop.models import ConvergentModel, State, half_square_norm
 from eqprop.networks import PrototypicalNetwork, RealTimeNetwork, Updates
 from eqprop.relaxation import relax
@@ -184,7 +185,8 @@ def test_prototypical_hard_sigmoids_follow_the_gradient_while_no_output_is_clipp
     assert all(((s == 0) | (s == 1)).any() for s in hidden), "something is to be clipped"
     assert ((output > 0) & (output < 1)).all(), "but no output"
     truth = implicit(model, (x, y))
-    for nudging, order in (("one-sided", 1), ("symmetric", 2)):
+    orders: dict[Nudging, int] = {"one-sided": 1, "symmetric": 2}
+    for nudging, order in orders.items():
         betas = [1e-2, 3e-3, 1e-3]
         errors = [
             relative_error(gradient(model, (x, y), EquilibriumPropagation(T, T, b, nudging)), truth)

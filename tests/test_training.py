@@ -56,6 +56,44 @@ THREE = split([[1, 0], [0, 1], [0.5, 0]], [0, 1, 1])
 COSTS = [0, 0, 0.5 * (0.5**2 + 1**2)]
 
 
+def test_images_are_changed_before_they_are_learnt_and_counted_but_not_when_tested() -> None:
+    seen = []
+
+    def swapped(images: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append(generator)
+        return images.flip(3)
+
+    generator = torch.Generator().manual_seed(0)
+    model = Echo()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    data = Dataset("three", THREE, THREE, 2)
+    (plain,) = train(model, Pushing(), optimizer, data, epochs=1, batch_size=2)
+    (found,) = train(
+        model,
+        Pushing(),
+        optimizer,
+        data,
+        epochs=1,
+        batch_size=2,
+        generator=generator,
+        augmentation=swapped,
+    )
+    # Flipped, outputs are (0, 1), (1, 0), (0, 0.5): the third alone is right.
+    assert found.train_error == pytest.approx(200 / 3)
+    assert found.test_error == plain.test_error == plain.train_error == pytest.approx(100 / 3)
+    assert seen == [generator, generator]
+
+
+def test_a_scheduler_steps_after_every_mini_batch() -> None:
+    model = Echo()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda batch: 0.1**batch)
+    data = Dataset("three", THREE, THREE, 2)
+    list(train(model, Pushing(), optimizer, data, epochs=1, batch_size=2, scheduler=scheduler))
+    # Two mini-batches push by 10, at the rates 1 and 0.1.
+    torch.testing.assert_close(model.bias.detach(), torch.tensor([0.0, 11.0]))
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 500])
 def test_the_evaluation_does_not_depend_on_how_the_samples_are_grouped(batch_size: int) -> None:
     found = evaluate(Echo(), THREE, 1, batch_size=batch_size)

@@ -7,11 +7,13 @@ from .agreement import Premise as Premise
 from .agreement import average as average
 from .agreement import compare as compare
 from .archives import DataError as DataError
+from .augmentation import random_shift as random_shift
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import CheckpointError as CheckpointError
 from .connections import Connection as Connection
 from .connections import ConvPool as ConvPool
 from .connections import Dense as Dense
+from .connections import convolutional as convolutional
 from .connections import dense as dense
 from .costs import Cost as Cost
 from .costs import SquaredError as SquaredError

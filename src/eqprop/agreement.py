@@ -107,7 +107,9 @@ class Premise:
         nudged: the largest move in the nudged phase, per layer.
         limit: the share of the latter two that the former two may come to.
         rounding: moves that may be those of rounding alone, which are no reproach.
-        alternating: whether the free state goes to and fro between two states.
+        oscillating: whether the free state goes to and fro between two states.
+        in_turn: whether the layers are updated in turn, for which the theorem does not hold step by
+            step.
     """
 
     layers: tuple[str, ...]
@@ -117,7 +119,8 @@ class Premise:
     nudged: tuple[float, ...]
     limit: float
     rounding: float
-    alternating: bool
+    oscillating: bool
+    in_turn: bool
 
     @property
     def holds(self) -> bool:
@@ -142,9 +145,14 @@ class Premise:
                 )
         if found:
             found[0] += (
-                "; it alternates between two states, which more free steps seldom end"
-                if self.alternating
+                "; it oscillates between two states, which more free steps seldom end"
+                if self.oscillating
                 else "; allow more free steps"
+            )
+        if self.in_turn:
+            found.append(
+                "the layers are updated in turn: only the totals over a nudged phase that has "
+                "settled are to agree, not the single steps"
             )
         return tuple(found)
 
@@ -293,7 +301,8 @@ def _premise(ep: Process) -> Premise:
         nudged=tuple(scale * float(layer.cumsum(0).abs().max()) for layer in ep.states),
         limit=min(0.01, abs(ep.beta)),
         rounding=8 * torch.finfo(dtype).eps * max(1.0, largest),
-        alternating=ep.free.alternating,
+        oscillating=ep.free.oscillating,
+        in_turn=ep.free.in_turn,
     )
 
 

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
+from eqprop.failures import Failure
+
 __all__ = [
     "ARCHIVES",
     "ArchiveFile",
@@ -44,7 +46,7 @@ UNSIGNED_BYTE = 0x08
 """The IDX type of all of these files."""
 
 
-class DataError(Exception):
+class DataError(Failure):
     """Data could not be had.
 
     The message is one line: what was wrong, what was expected and found, what to do.

@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from eqprop.augmentation import Augmentation, random_shift
-from eqprop.connections import Connection, ConvPool, Dense
+from eqprop.connections import convolutional
 from eqprop.data import Dataset, load_dataset
 from eqprop.estimators import BPTT, EquilibriumPropagation, Estimator, RecurrentBackprop
 from eqprop.experiment import ConfigurationError, Experiment
@@ -70,7 +70,25 @@ def build_network(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
-        connections = _connections(experiment, input_shape, classes)
+        try:
+            connections = convolutional(
+                input_shape,
+                experiment.channels,
+                *experiment.hidden,
+                classes,
+                kernel=experiment.kernel,
+                stride=experiment.stride,
+                padding=experiment.padding,
+                pool=experiment.pool,
+                pooling=experiment.pooling,
+            )
+        except ValueError as error:
+            raise ConfigurationError(
+                "channels",
+                experiment.channels,
+                f"convolutions that fit on each other; {error}; choose a smaller kernel or pool, "
+                "more padding, or fewer layers",
+            ) from None
     network: LayeredNetwork
     if experiment.network == "prototypical":
         network = PrototypicalNetwork(
@@ -85,46 +103,6 @@ def build_network(
             updates=experiment.updates,
         )
     return network.to(torch_device(experiment), torch_dtype(experiment))
-
-
-def _connections(
-    experiment: Experiment, input_shape: Sequence[int], classes: int
-) -> list[Connection]:
-    connections: list[Connection] = []
-    shape = tuple(input_shape)
-    for index, channels in enumerate(experiment.channels):
-        kernel, stride, padding, pool = (
-            values[index % len(values)]
-            for values in (
-                experiment.kernel,
-                experiment.stride,
-                experiment.padding,
-                experiment.pool,
-            )
-        )
-        try:
-            convolution = ConvPool(
-                shape,
-                channels,
-                kernel,
-                stride=stride,
-                padding=padding,
-                pool=pool,
-                pooling=experiment.pooling,
-            )
-        except ValueError as error:
-            raise ConfigurationError(
-                "channels",
-                experiment.channels,
-                f"convolutions that fit on each other; hidden layer {index + 1}: {error}; choose a "
-                "smaller kernel or pool, more padding, or fewer layers",
-            ) from None
-        connections.append(convolution)
-        shape = convolution.upper_shape
-    for size in (*experiment.hidden, classes):
-        connections.append(Dense(shape if connections else math.prod(shape), size))
-        shape = (size,)
-    return connections
 
 
 def build_estimator(experiment: Experiment) -> Estimator:
@@ -173,6 +151,16 @@ def _cosine(batch: int, total: int) -> float:
     return (1 + math.cos(math.pi * min(batch / total, 1))) / 2
 
 
-def build_augmentation(experiment: Experiment) -> Augmentation | None:
-    """What happens to training images before they are learnt, if anything."""
+def build_augmentation(experiment: Experiment, input_shape: Sequence[int]) -> Augmentation | None:
+    """What happens to training images (C, H, W) before they are learnt, if anything.
+
+    Raises:
+        ConfigurationError: a shift that can move an image out of itself.
+    """
+    if experiment.shift >= min(input_shape[1:]):
+        raise ConfigurationError(
+            "shift",
+            experiment.shift,
+            f"less than the {min(input_shape[1:])} pixels of the images' side",
+        )
     return partial(random_shift, pixels=experiment.shift) if experiment.shift else None

@@ -22,12 +22,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from eqprop.failures import Failure
+
 __all__ = ["Checkpoint", "CheckpointError", "write_atomically"]
 
 _FORMAT = "2"
 
 
-class CheckpointError(Exception):
+class CheckpointError(Failure):
     """A checkpoint that cannot be read, or does not fit; one line says which and why."""
 
 

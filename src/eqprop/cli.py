@@ -159,7 +159,7 @@ def _add_train(commands: Any) -> None:
                      "(default: runs/PRESET-DATE-TIME)")  # fmt: skip
     run.add_argument(
         "--resume", type=Path, metavar="DIR", help="go on with the run of that folder; only "
-        "--epochs can be changed"
+        "--epochs can be changed, and not that with a schedule"
     )  # fmt: skip
     run.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, named as "
                      "below with _ for -; it may name a preset")  # fmt: skip
@@ -200,7 +200,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _default(setting: Field[Any]) -> str:
     default = setting.default
     if isinstance(default, tuple):
-        return " ".join(f"{item:g}" for item in default)
+        return " ".join(f"{item:g}" for item in default) or "none"
     if isinstance(default, bool):
         return "yes" if default else "no"
     return "none" if default is None else str(default)
@@ -232,13 +232,14 @@ Draw a trained network: what its first connection learned, and how it settles.
 _SHOW_END = """\
 kernels.png      weights of the first connection; kernels-2.png … those of further convolutions
 states.png       a test sample, layer by layer: the free steady state, the nudged one, and their
-                 difference ÷ β, from which every synapse learns
+                 difference ÷ β (with symmetric nudging, that of both nudged ones ÷ 2β), from
+                 which every synapse learns
 convergence.png  how far the units still move in every step of the free phase, to 3 T, and what
                  the output units do meanwhile
 steps.png        test error and residual against the number of steps: was T long enough?
 show.json        the numbers behind them
 
-Pictures that are there already are drawn anew. A run may still be training meanwhile.
+Earlier pictures of this command are drawn anew. A run may still be training meanwhile.
 """
 
 
@@ -521,7 +522,10 @@ def _presets(options: argparse.Namespace) -> int:
             )
         )
         return 0
-    header = ("preset", "network", "T", "K", "β", "learning rates", "epochs", "EP", "BPTT")
+    header = (
+        *("preset", "network", "T", "K", "β", "learning rates", "optimizer", "batch", "epochs"),
+        *("EP", "BPTT"),
+    )
     rows: list[tuple[str, ...]] = [header]
     for name, entry in PRESETS.items():
         e = entry.experiment
@@ -533,6 +537,8 @@ def _presets(options: argparse.Namespace) -> int:
                 str(e.nudged_steps),
                 f"{e.beta:g}",
                 " ".join(f"{rate:g}" for rate in e.learning_rates),
+                e.optimizer if e.schedule == "constant" else f"{e.optimizer}, {e.schedule}",
+                str(e.batch_size),
                 str(e.epochs),
                 entry.published_ep or "–",
                 entry.published_bptt or "–",
@@ -571,12 +577,9 @@ def _theorem(options: argparse.Namespace) -> int:
                 "the network of a preset is not trained"
             )
     elif Path(options.of).is_dir():
-        from eqprop.run_folder import RunError, RunFolder
+        from eqprop.run_folder import RunFolder
 
-        try:
-            config = RunFolder(Path(options.of)).read_config()
-        except RunError as error:
-            raise Failure(str(error)) from None
+        config = RunFolder(Path(options.of)).read_config()
         experiment, data_dir = config.experiment, config.data_dir
         name, settings = Path(options.of).resolve().name, TheoremSettings.of_run(experiment)
     else:

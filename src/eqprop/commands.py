@@ -11,7 +11,6 @@ from typing import Any, final
 
 import torch
 
-from eqprop.archives import DataError
 from eqprop.build import (
     build_augmentation,
     build_data,
@@ -22,7 +21,6 @@ from eqprop.build import (
     torch_device,
 )
 from eqprop.checkpoint import Checkpoint, CheckpointError
-from eqprop.data import Dataset
 from eqprop.display import Display
 from eqprop.estimators import AdjointError
 from eqprop.evaluation import evaluate as evaluate_split
@@ -31,7 +29,7 @@ from eqprop.failures import Failure, UsageError
 from eqprop.memory import enough_memory
 from eqprop.networks import LayeredNetwork
 from eqprop.relaxation import NonFiniteError
-from eqprop.run_folder import RunConfig, RunError, RunFolder, environment, new_folder
+from eqprop.run_folder import RunError, RunFolder, environment, new_folder
 from eqprop.training import train as train_epochs
 
 __all__ = ["bench", "evaluate", "resume", "train"]
@@ -54,7 +52,7 @@ def train(
     # Nothing is written before all is there: a run that cannot start leaves no folder.
     trainee = _Trainee(experiment, data_dir)
     folder = RunFolder(out or new_folder(preset))
-    with _claimed(folder):
+    with folder.claimed():
         # Another run may have begun there meanwhile.
         _require_new(folder)
         folder.write_config(
@@ -71,16 +69,23 @@ def resume(
 ) -> int:
     """Go on with a run, to the end of its epochs or to another number of them."""
     folder = RunFolder(path)
-    config = _config(folder)
-    with _claimed(folder):
+    config = folder.read_config()
+    with folder.claimed():
         # Killed in its first epoch, a run has neither a checkpoint nor metrics: it starts anew.
         fresh = not folder.checkpoint.exists() and not folder.has_metrics
-        checkpoint = None if fresh else _checkpoint(folder, config)
+        checkpoint = None if fresh else folder.read_checkpoint(config)
         done = len(checkpoint.history) if checkpoint else 0
         experiment = config.experiment
         if epochs is not None:
             if epochs < done:
                 raise ConfigurationError("epochs", epochs, f"at least the {done} the run has done")
+            if experiment.schedule != "constant" and epochs != experiment.epochs:
+                raise ConfigurationError(
+                    "epochs",
+                    epochs,
+                    f"{experiment.epochs}, over which the learning rates of the run fall to 0 "
+                    f"(schedule = {experiment.schedule}); start a new run for another number",
+                )
             experiment = experiment.override({"epochs": epochs})
         if tensorboard:
             _require_tensorboard()
@@ -107,8 +112,9 @@ class _Trainee:
         device = torch_device(experiment)
         torch.set_num_threads(experiment.threads)
         with _enough_memory(experiment):
-            self.data = _data(experiment, data_dir)
+            self.data = build_data(experiment, data_dir)
             self.network = build_network(experiment, self.data.input_shape, self.data.classes)
+        self.augmentation = build_augmentation(experiment, self.data.input_shape)
         self.estimator = build_estimator(experiment)
         self.optimizer = build_optimizer(experiment, self.network)
         self.generator = torch.Generator(device).manual_seed(experiment.seed)
@@ -140,7 +146,7 @@ def _run(
                 scheduler=build_scheduler(
                     experiment, trainee.optimizer, len(trainee.data.train), len(history)
                 ),
-                augmentation=build_augmentation(experiment),
+                augmentation=trainee.augmentation,
                 done=len(history),
                 on_batch=display.batch,
             ):
@@ -192,8 +198,8 @@ def evaluate(
 ) -> int:
     """Measure the error of a trained network."""
     folder = RunFolder(path)
-    config = _config(folder)
-    checkpoint = _checkpoint(folder, config)
+    config = folder.read_config()
+    checkpoint = folder.read_checkpoint(config)
     experiment = config.experiment.override({} if device is None else {"device": device})
     steps = free_steps or experiment.free_steps
     trainee = _Trainee(experiment, data_dir or config.data_dir)
@@ -272,29 +278,6 @@ def _require_new(folder: RunFolder) -> None:
 
 
 @contextmanager
-def _claimed(folder: RunFolder) -> Iterator[None]:
-    try:
-        with folder.claimed():
-            yield
-    except RunError as error:
-        raise Failure(str(error)) from None
-
-
-def _config(folder: RunFolder) -> RunConfig:
-    try:
-        return folder.read_config()
-    except RunError as error:
-        raise Failure(str(error)) from None
-
-
-def _checkpoint(folder: RunFolder, config: RunConfig) -> Checkpoint:
-    try:
-        return folder.read_checkpoint(config)
-    except (RunError, CheckpointError) as error:
-        raise Failure(str(error)) from None
-
-
-@contextmanager
 def _refusing_foreign(folder: RunFolder) -> Iterator[None]:
     try:
         yield
@@ -309,13 +292,6 @@ def _enough_memory(experiment: Experiment) -> AbstractContextManager[None]:
         f"{layers}batch_size = {experiment.batch_size}",
         experiment.device,
     )
-
-
-def _data(experiment: Experiment, data_dir: str | None) -> Dataset:
-    try:
-        return build_data(experiment, data_dir)
-    except DataError as error:
-        raise Failure(str(error)) from None
 
 
 def _device(experiment: Experiment) -> str:

@@ -27,7 +27,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["Connection", "ConvPool", "Dense", "Pooling", "Switches", "dense"]
+__all__ = [
+    "Connection",
+    "ConvPool",
+    "Dense",
+    "Pooling",
+    "Switches",
+    "convolutional",
+    "dense",
+]
 
 Switches = Tensor | None
 """Where the largest values of a pooling's windows were; ``None`` where nothing is chosen."""
@@ -89,6 +97,7 @@ class Dense(Connection):
 
     def __init__(self, lower: int | Sequence[int], size: int) -> None:
         super().__init__()
+        _require_whole("Dense", size, *([lower] if isinstance(lower, int | float) else lower))
         self.lower_shape = (lower,) if isinstance(lower, int) else tuple(lower)
         self.upper_shape = (size,)
         if not self.lower_shape or min(*self.lower_shape, size) < 1:
@@ -163,6 +172,12 @@ class ConvPool(Connection):
         pooling: Pooling = "max",
     ) -> None:
         super().__init__()
+        if isinstance(lower, int):
+            raise ValueError(
+                "ConvPool: expected a lower layer of shape (channels, height, width), "
+                f"got the size {lower}"
+            )
+        _require_whole("ConvPool", *lower, channels, kernel, stride, padding, pool)
         self.lower_shape = tuple(lower)
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.pool, self.pooling = pool, pooling
@@ -259,7 +274,8 @@ class ConvPool(Connection):
 
     def _weight_gradient(self, lower: Tensor, image: Tensor) -> Tensor:
         """∂/∂w of image • (w ⋆ lower), summed over the batch."""
-        return conv2d_weight(lower, self.weight.shape, image, self.stride, self.padding)
+        gradient = conv2d_weight(lower, self.weight.shape, image, self.stride, self.padding)
+        return gradient.contiguous()
 
     def extra_repr(self) -> str:
         pooled = f", pool={self.pool}, pooling={self.pooling}" if self.pool > 1 else ""
@@ -273,6 +289,12 @@ def _sum(image: Tensor) -> Tensor:
     return image.sum((0, 2, 3))
 
 
+def _require_whole(what: str, *numbers: object) -> None:
+    for number in numbers:
+        if type(number) is not int:
+            raise ValueError(f"{what}: expected whole numbers (windows are square), got {number!r}")
+
+
 def dense(*sizes: int) -> list[Connection]:
     """The dense connections of a chain of layers: ``dense(784, 512, 10)``, input side first.
 
@@ -282,3 +304,54 @@ def dense(*sizes: int) -> list[Connection]:
     if len(sizes) < 2:
         raise ValueError(f"dense: expected the sizes of the input and of a layer, got {sizes}")
     return [Dense(lower, upper) for lower, upper in pairwise(sizes)]
+
+
+def convolutional(
+    input_shape: Sequence[int],
+    channels: Sequence[int],
+    *sizes: int,
+    kernel: int | Sequence[int] = 5,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    pool: int | Sequence[int] = 2,
+    pooling: Pooling = "max",
+) -> list[Connection]:
+    """Convolutions with pooling, then dense connections, input side first.
+
+    ``convolutional((1, 28, 28), (32, 64), 10)`` has two convolutions and a dense output layer.
+
+    Args:
+        input_shape: (C, H, W).
+        channels: of each convolution; none at all leaves the dense connections.
+        sizes: of the dense layers, if any.
+        kernel, stride, padding, pool: one number for all convolutions, or one for each.
+        pooling: ``max`` or ``average``.
+
+    Raises:
+        ValueError: a convolution that does not fit on what lies below it; says which layer, what it
+            got and what would fit. A setting that is there neither once nor for each.
+    """
+    settings = {"kernel": kernel, "stride": stride, "padding": padding, "pool": pool}
+    each: dict[str, Sequence[int]] = {}
+    for name, value in settings.items():
+        each[name] = [value] * len(channels) if isinstance(value, int) else value
+        if len(each[name]) == 1:
+            each[name] = [*each[name]] * len(channels)
+        if channels and len(each[name]) != len(channels):
+            raise ValueError(
+                f"{name}: expected one number, or {len(channels)}, one for each convolution, "
+                f"got {len(each[name])}"
+            )
+    connections: list[Connection] = []
+    shape = tuple(input_shape)
+    for index, size in enumerate(channels):
+        at = {name: values[index] for name, values in each.items()}
+        try:
+            connections.append(ConvPool(shape, size, **at, pooling=pooling))
+        except ValueError as error:
+            raise ValueError(f"hidden layer {index + 1}: {error}") from None
+        shape = connections[-1].upper_shape
+    for size in sizes:
+        connections.append(Dense(shape if connections else math.prod(shape), size))
+        shape = (size,)
+    return connections

@@ -14,7 +14,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, final
 
-__all__ = ["ConfigurationError", "Experiment", "parse_setting"]
+__all__ = ["LATER", "ConfigurationError", "Experiment", "parse_setting"]
+
+LATER = frozenset(
+    {
+        "channels",
+        "kernel",
+        "stride",
+        "padding",
+        "pool",
+        "pooling",
+        "updates",
+        "schedule",
+        "shift",
+    }
+)
+"""Settings that runs may lack, as they are older: their defaults are what was done then."""
 
 
 @final

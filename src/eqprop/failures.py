@@ -8,4 +8,7 @@ class UsageError(Exception):
 
 
 class Failure(Exception):  # noqa: N818 - the user reads it, not the programmer
-    """Something went wrong that the user can do something about: exit status 1."""
+    """Something went wrong that the user can do something about: exit status 1.
+
+    The message is one line: what was wrong, what was expected, what to do.
+    """

@@ -21,8 +21,8 @@ layers of even number first, all at once, then those of odd number, which see wh
 gone. In a prototypical network ρ(c) minimises G(s) − s·c, G′ = ρ⁻¹, so each half lowers the energy
 Σ G(s) − coupling with the other half held (with max-pooling too, whose coupling is convex, as long
 as ρ ≥ 0): the network settles, where all layers moved at once may go to and fro between two states.
-The steady states are the same, and fewer steps lead there. Theorem 1 then holds for the sums over
-the nudged phase, but not step by step.
+The steady states are the same, and fewer steps lead there. Theorem 1 then holds for the totals over
+a nudged phase that has settled, but not step by step.
 
 Source: Ernoult et al., https://arxiv.org/abs/1905.13633. The published code leaves out ρ′ in the
 real-time dynamics of the output layer; it is kept here, so that dynamics and learning rule come
@@ -89,6 +89,7 @@ class LayeredNetwork(PrimitiveModel):
         )
         self.connections = nn.ModuleList(connections)
         self.updates = updates
+        self.in_turn = updates == "alternating"
 
     @property
     def chain(self) -> tuple[Connection, ...]:
@@ -171,6 +172,8 @@ class LayeredNetwork(PrimitiveModel):
         sent = self._sent(x)
         rates_before = [sent, *(self.rate(layer) for layer in before)]
         rates_after = [sent, *(self.rate(layer) for layer in after)]
+        # A connection used twice has one name, and learns from both its places.
+        names = {id(p): name for name, p in self.named_parameters() if p.requires_grad}
         gradients: dict[str, Tensor] = {}
         for index, connection in enumerate(self.chain):
             of_connection = connection.contrast_gradients(
@@ -178,9 +181,10 @@ class LayeredNetwork(PrimitiveModel):
                 (rates_after[index], rates_after[index + 1]),
                 scale,
             )
-            for name, parameter in connection.named_parameters():
-                if parameter.requires_grad:
-                    gradients[f"connections.{index}.{name}"] = of_connection[name]
+            for of, parameter in connection.named_parameters():
+                if name := names.get(id(parameter)):
+                    gradient = of_connection[of]
+                    gradients[name] = gradients[name] + gradient if name in gradients else gradient
         return gradients
 
     def parameter_name(self, name: str) -> str:
@@ -190,6 +194,8 @@ class LayeredNetwork(PrimitiveModel):
     def parameter_groups(self, learning_rates: Sequence[float]) -> list[dict[str, Any]]:
         """Groups for a ``torch.optim`` optimizer: one learning rate per layer, input side first.
 
+        A connection used twice learns at the rate of its first place.
+
         Raises:
             ValueError: not one learning rate per layer.
         """
@@ -198,21 +204,25 @@ class LayeredNetwork(PrimitiveModel):
                 f"learning_rates: expected {len(self.chain)}, one per layer, input side first, "
                 f"got {len(learning_rates)}"
             )
+        rates = zip(self.chain, learning_rates, strict=True)
         return [
             {"params": list(connection.parameters()), "lr": rate}
-            for connection, rate in zip(self.chain, learning_rates, strict=True)
+            for index, (connection, rate) in enumerate(rates)
+            if connection not in self.chain[:index]
         ]
 
 
 @final
 class PrototypicalNetwork(LayeredNetwork):
-    """s ← ρ(∂Φ/∂s) + force, Φ = Σ_l sˡ⁺¹ · (W_l sˡ + b_l): discrete time, fast, approximate.
+    """s ← ρ(∂Φ/∂s) + force, Φ = Σ_l sˡ⁺¹ · up_l(sˡ): discrete time, fast, approximate.
 
     The nudging force is added outside ρ. The learning rule is that of Φ, with no ρ′.
 
     Args:
-        connections: input side first, see :func:`~eqprop.connections.dense`.
+        connections: input side first, see :func:`~eqprop.connections.dense` and
+            :func:`~eqprop.connections.convolutional`.
         rho: a name, an :class:`~eqprop.activations.Activation` or a callable.
+        updates: ``synchronous``, as published, or ``alternating``, which settles in fewer steps.
 
     Source: https://arxiv.org/abs/1905.13633.
     """
@@ -230,7 +240,7 @@ class PrototypicalNetwork(LayeredNetwork):
         return s
 
     def phi(self, x: Tensor, state: State) -> Tensor:
-        """Φ = Σ_l sˡ⁺¹ · up(sˡ)."""
+        """Φ = Σ_l sˡ⁺¹ · up_l(sˡ)."""
         return self.coupling(x, state)
 
     def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
@@ -240,15 +250,17 @@ class PrototypicalNetwork(LayeredNetwork):
 
 @final
 class RealTimeNetwork(LayeredNetwork):
-    """s ← clip(s − ε ∂E/∂s + ε force), E = ½‖s‖² − Σ_l ρ(sˡ⁺¹) · (W_l ρ(sˡ) + b_l).
+    """s ← clip(s − ε ∂E/∂s + ε force), E = ½‖s‖² − Σ_l ρ(sˡ⁺¹) · up_l(ρ(sˡ)).
 
-    Exact as long as nothing is clipped.
+    Exact as long as nothing is clipped and all layers are updated at once.
 
     Args:
-        connections: input side first, see :func:`~eqprop.connections.dense`.
+        connections: input side first, see :func:`~eqprop.connections.dense` and
+            :func:`~eqprop.connections.convolutional`.
         rho: a name, an :class:`~eqprop.activations.Activation` or a callable.
         epsilon: the time step ε > 0.
         clip: the interval every state is kept in; none leaves it free.
+        updates: ``synchronous``, as published, or ``alternating``, which settles in fewer steps.
 
     Source: 1905.13633; Scellier and Bengio, https://arxiv.org/abs/1602.05179.
     """

@@ -139,13 +139,14 @@ def draw_phases(phases: Phases, x: Tensor, label: int, title: str, path: Path) -
     grid[0, 0].set_xlabel(f"class {label}")
     for axes in grid[1:, 0]:
         _bare(axes)
+    difference = (
+        "$(s_*^{\\beta} - s_*^{-\\beta})\\,/\\,2\\beta$"
+        if phases.symmetric
+        else "$(s_*^{\\beta} - s_*)\\,/\\,\\beta$"
+    )
     for axes, name in zip(
         grid[:, 0],
-        (
-            "free phase, $s_*$",
-            "nudged phase, $s_*^{\\beta}$",
-            "difference,\n$(s_*^{\\beta} - s_*)\\,/\\,\\beta$",
-        ),
+        ("free phase, $s_*$", "nudged phase, $s_*^{\\beta}$", f"difference,\n{difference}"),
         strict=True,
     ):
         axes.set_ylabel(name, fontsize="large")

@@ -1,7 +1,13 @@
-"""Presets: the published experiments, and one on data that comes with the installation.
+"""Presets: the published experiments, and some of our own.
 
 All published ones learn MNIST in mini-batches of 20 by plain SGD, with weights initialised as
-``torch.nn.Linear`` does, on the squared error.
+``torch.nn.Linear`` and ``Conv2d`` do, on the squared error.
+
+Our own are two on data that comes with the installation, and ``p-conv-fast``, the published network
+with convolutions by another recipe: alternating updates, T = 10 and K = 4 instead of 200 and 10,
+symmetric nudging, Adam with rates that fall to 0 like half a cosine, mini-batches of 50, training
+images moved by up to a pixel, 4 epochs. With T = 6 and K = 3 the network learned to answer before
+it had settled, and got worse from its second epoch on.
 
 Source: https://arxiv.org/abs/1905.13633, Table 1, and the commands published with it.
 """
@@ -158,7 +164,7 @@ PRESETS: dict[str, Preset] = {
         Experiment(
             channels=(16, 32),
             kernel=(3,),
-            padding=(1, 1),
+            padding=(1,),
             hidden=(),
             activation="hard-sigmoid",
             updates="alternating",

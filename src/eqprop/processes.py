@@ -17,7 +17,9 @@ truncated BPTT.
 
 Theorem 1: if s_* held during those K transitions, then Δ_s(t) = −∇_s(t) and Δ_θ(t) = −∇_θ(t) for
 every t, as β → 0: the error is O(β), or O(β²) where the processes of +β and −β are averaged
-(symmetric nudging). With continual updates, θ ← θ + η Δ_θ(t) in every step, the error is O(β + η).
+(symmetric nudging). With continual updates, θ ← θ + η Δ_θ(t) in every step, there is one of O(η/β)
+more, since what the moving weights do to the states is divided by β too. Where layers are updated
+in turn, the totals over a nudged phase that has settled agree, the single steps do not.
 
 All gradients of BPTT come from one backward pass, and memory grows with K alone. How well two
 processes agree is measured in :mod:`eqprop.agreement`.
@@ -58,8 +60,10 @@ class FreePhase:
         residual: max |s_T − s_{T−1}| over the units of each layer: how far from converged.
         moved: max |s_T − s_{T−k}| over the units of each layer and k = 1 … K: the theorem supposes
             that it is 0.
-        alternating: whether the end goes to and fro between two states, into which layers that are
+        oscillating: whether the end goes to and fro between two states, into which layers that are
             all updated at once may fall: s_T is 100 times closer to s_{T−2} than to s_{T−1}.
+        in_turn: whether a step updates some layers after others, see
+            :class:`~eqprop.models.ConvergentModel`.
     """
 
     start: State
@@ -68,7 +72,8 @@ class FreePhase:
     nudged_steps: int
     residual: tuple[float, ...]
     moved: tuple[float, ...]
-    alternating: bool
+    oscillating: bool
+    in_turn: bool
 
 
 @torch.no_grad()
@@ -105,7 +110,8 @@ def free_phase(model: ConvergentModel, x: Tensor, free_steps: int, nudged_steps:
         nudged_steps,
         residual=moved[-1],
         moved=tuple(map(max, zip(*moved, strict=True))),
-        alternating=len(moved) > 1 and max(moved[-2]) < 0.01 * max(moved[-1]),
+        oscillating=len(moved) > 1 and max(moved[-2]) < 0.01 * max(moved[-1]),
+        in_turn=model.in_turn,
     )
 
 
@@ -321,8 +327,17 @@ def _standing_in(
     *arguments: Any,
 ) -> Any:
     """``function(model, …)`` while other tensors stand in for the model's parameters."""
-    named = {f"model.{name}": value for name, value in parameters.items()}
-    return functional_call(_Within(model), named, (function, *arguments))
+    places = {id(p): parameters.get(name) for name, p in model.named_parameters()}
+    within = _Within(model)
+    # Every place of a shared parameter, but a shared module once: where torch ties the weights
+    # itself, it replaces those of such a module twice, and then puts the wrong ones back.
+    named = {
+        f"{prefix}.{name}": value
+        for prefix, module in within.named_modules()
+        for name, p in module.named_parameters(recurse=False, remove_duplicate=False)
+        if (value := places.get(id(p))) is not None
+    }
+    return functional_call(within, named, (function, *arguments), tie_weights=False)
 
 
 def _trained(model: ConvergentModel) -> dict[str, Tensor]:

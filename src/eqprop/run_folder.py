@@ -27,12 +27,13 @@ from typing import Any, final
 from filelock import FileLock, Timeout
 
 from eqprop.checkpoint import Checkpoint, write_atomically
-from eqprop.experiment import Experiment
+from eqprop.experiment import LATER, Experiment
+from eqprop.failures import Failure
 
 __all__ = ["RunConfig", "RunError", "RunFolder", "environment", "new_folder"]
 
 
-class RunError(Exception):
+class RunError(Failure):
     """A folder that is not what it should be; one line says why."""
 
 
@@ -154,9 +155,8 @@ class RunFolder:
             raise RunError(f"{self.path}: expected the folder of a run, found no config.json in it")
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
-            if missing := {setting.name for setting in fields(Experiment)} - set(
-                config["experiment"]
-            ):
+            expected = {setting.name for setting in fields(Experiment)} - LATER
+            if missing := expected - set(config["experiment"]):
                 raise ValueError(f"{', '.join(sorted(missing))} missing")
             if not isinstance(config["data_dir"], str | None):
                 raise TypeError(f"data_dir = {config['data_dir']}")
@@ -183,12 +183,16 @@ class RunFolder:
             RunError: the settings are others.
         """
         checkpoint = Checkpoint.load(self.checkpoint)
+        defaults = {n: v for n, v in Experiment().to_json().items() if n in LATER}
         # As JSON has them: lists for tuples.
-        for name, value in json.loads(json.dumps(config.experiment.to_json())).items():
+        settings, written = json.loads(
+            json.dumps([config.experiment.to_json(), {**defaults, **checkpoint.settings}])
+        )
+        for name, value in settings.items():
             # More epochs may have been asked for since.
-            if name != "epochs" and checkpoint.settings.get(name) != value:
+            if name != "epochs" and written.get(name) != value:
                 raise RunError(
-                    f"{self.config}: {name} = {value}: expected {checkpoint.settings.get(name)}, "
+                    f"{self.config}: {name} = {value}: expected {written.get(name)}, "
                     "with which the checkpoint was written; put it back, or start a new run"
                 )
         return checkpoint

@@ -41,7 +41,9 @@ class Phases:
     Attributes:
         free: s_*, after T steps from s₀ = 0.
         nudged: s_*^β, after K more with the force −β ∂ℓ/∂s on the output layer.
-        difference: (s_*^β − s_*)/β, from which every synapse learns.
+        difference: (s_*^β − s_*)/β, or (s_*^β − s_*^{−β})/2β with symmetric nudging: how the state
+            answers to the nudge, from which every synapse learns.
+        symmetric: whether the nudge was.
         residual: the largest in step T, over all layers and samples: where it is not far below
             |β| · difference, the difference also holds what was left of the free phase.
     """
@@ -49,6 +51,7 @@ class Phases:
     free: State
     nudged: State
     difference: State
+    symmetric: bool
     residual: float
 
 
@@ -104,6 +107,7 @@ def phases(
     free_steps: int,
     nudged_steps: int,
     beta: float,
+    symmetric: bool = False,
     cost: Cost | None = None,
 ) -> Phases:
     """Settle freely, then nudged towards the target (away from it where β < 0).
@@ -114,17 +118,24 @@ def phases(
         free_steps: T.
         nudged_steps: K.
         beta: β ≠ 0.
+        symmetric: compare with the state nudged by −β, not with the free one.
         cost: ℓ; the squared error if not given.
     """
     drive = model.drive(x)
     settled = relax(model, x, free_steps, drive=drive, tolerance=0.0, check_every=free_steps)
     free = settled.state
-    force = nudge(cost or SquaredError(), target, beta)
-    nudged = relax(
-        model, x, nudged_steps, drive=drive, state=free, force=force, phase="nudged phase"
-    ).state
-    difference = tuple((b - a) / beta for a, b in zip(free, nudged, strict=True))
-    return Phases(free, nudged, difference, max(settled.residual))
+
+    def nudged_by(strength: float) -> State:
+        force = nudge(cost or SquaredError(), target, strength)
+        phase = f"nudged phase (beta {strength:+g})"
+        return relax(
+            model, x, nudged_steps, drive=drive, state=free, force=force, phase=phase
+        ).state
+
+    nudged = nudged_by(beta)
+    other, apart = (nudged_by(-beta), 2 * beta) if symmetric else (free, beta)
+    difference = tuple((b - a) / apart for a, b in zip(other, nudged, strict=True))
+    return Phases(free, nudged, difference, symmetric, max(settled.residual))
 
 
 @torch.no_grad()

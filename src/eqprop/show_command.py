@@ -17,8 +17,8 @@ has the weights, and they the states.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -26,9 +26,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from eqprop.archives import DataError
 from eqprop.build import build_data, build_network, torch_device
-from eqprop.checkpoint import Checkpoint, CheckpointError, write_atomically
+from eqprop.checkpoint import CheckpointError, write_atomically
 from eqprop.data import Dataset, Split, one_hot
 from eqprop.display import Progress
 from eqprop.experiment import Experiment
@@ -37,7 +36,7 @@ from eqprop.kernels import Kernels, learned_kernels
 from eqprop.memory import enough_memory
 from eqprop.networks import LayeredNetwork
 from eqprop.relaxation import NonFiniteError, relax
-from eqprop.run_folder import RunConfig, RunError, RunFolder
+from eqprop.run_folder import RunFolder
 from eqprop.settling import (
     Convergence,
     ErrorByStep,
@@ -52,6 +51,8 @@ __all__ = ["show"]
 
 _WATCHED = 100
 """Samples of the mini-batch whose convergence is shown."""
+
+_PICTURES = ("states.png", "convergence.png", "steps.png")
 
 _AT_ONCE = 500
 """Samples that settle at once, as many as where the error is measured."""
@@ -96,18 +97,19 @@ def show(
         as_json: print JSON.
     """
     run = RunFolder(path)
-    config, checkpoint = _read(run)
+    config = run.read_config()
+    checkpoint = run.read_checkpoint(config)
     # T and K of one estimator may not fit another; none is used here.
     experiment = replace(config.experiment, estimator="ep").override(
         {**overrides, **({} if device is None else {"device": device})}
     )
     folder = out or path / "pictures"
-    _require_folder(folder)
+    _require_folder(folder, chosen=out is not None)
     torch_device(experiment)
     torch.set_num_threads(experiment.threads)
     memory = f"test_samples = {test_samples}, free_steps = {experiment.free_steps}"
     with enough_memory(memory, experiment.device):
-        data = _data(experiment, data_dir or config.data_dir)
+        data = build_data(experiment, data_dir or config.data_dir)
         if sample >= len(data.test):
             raise UsageError(
                 f"--sample {sample}: expected a number from 0 to {len(data.test) - 1}, as there "
@@ -122,7 +124,7 @@ def show(
     # A folder's name may hold bytes that are no text.
     name = path.resolve().name.encode(errors="replace").decode()
     epochs = len(checkpoint.history)
-    with _claimed(folder):
+    with RunFolder(folder).claimed():
         pictures = _draw(
             found, experiment, f"{name} after {epochs} epoch{'s' * (epochs != 1)}", sample, folder
         )
@@ -133,6 +135,7 @@ def show(
             "free_steps": experiment.free_steps,
             "nudged_steps": experiment.nudged_steps,
             "beta": experiment.beta,
+            "nudging": "symmetric" if found.phases.symmetric else "one-sided",
             "pictures": pictures,
             **_to_json(found, network),
         }
@@ -144,37 +147,31 @@ def show(
     return 0
 
 
-def _read(run: RunFolder) -> tuple[RunConfig, Checkpoint]:
+def _earlier(folder: Path) -> list[str]:
+    """The pictures that lie there as this command's own."""
     try:
-        config = run.read_config()
-        return config, run.read_checkpoint(config)
-    except (RunError, CheckpointError) as error:
-        raise Failure(str(error)) from None
+        listed = json.loads((folder / "show.json").read_text())["pictures"]
+        return [name for name in listed if re.fullmatch(r"[a-z]+(-\d+)?\.png", name)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
-def _require_folder(folder: Path) -> None:
+def _require_folder(folder: Path, *, chosen: bool) -> None:
+    """Refuse a file, and a folder of the user's choice that has other pictures of these names."""
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not nearest.is_dir():
         raise UsageError(
             f"{folder}: expected a folder for the pictures, but {nearest} is a file; choose "
             "another --out"
         )
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    try:
-        with RunFolder(folder).claimed():
-            yield
-    except RunError as error:
-        raise Failure(str(error)) from None
-
-
-def _data(experiment: Experiment, data_dir: str | None) -> Dataset:
-    try:
-        return build_data(experiment, data_dir)
-    except DataError as error:
-        raise Failure(str(error)) from None
+    if chosen and folder.is_dir():
+        mine = _earlier(folder)
+        for name in ("kernels.png", *_PICTURES):
+            if (folder / name).exists() and name not in mine:
+                raise UsageError(
+                    f"{folder}: expected a folder without other pictures of these names, found "
+                    f"{name}; choose another --out"
+                )
 
 
 @torch.no_grad()
@@ -200,6 +197,7 @@ def _look(
                 free_steps=experiment.free_steps,
                 nudged_steps=experiment.nudged_steps,
                 beta=experiment.beta,
+                symmetric=experiment.nudging == "symmetric",
             ),
             torch.cat([s[-1] for s in relax(network, x, horizon, record=True).trajectory]),
             convergence(network, watched, horizon, tick),
@@ -212,6 +210,7 @@ def _draw(
     found: _Findings, experiment: Experiment, title: str, sample: int, folder: Path
 ) -> list[str]:
     """Draw everything; the names of the files."""
+    earlier = _earlier(folder)
     from eqprop.pictures import draw_convergence, draw_error_by_step, draw_kernels, draw_phases
 
     steps = experiment.free_steps
@@ -219,10 +218,10 @@ def _draw(
     for index, kernels in enumerate(found.kernels, 1):
         names.append("kernels.png" if index == 1 else f"kernels-{index}.png")
         draw_kernels(kernels, title, folder / names[-1])
-    for stale in folder.glob("kernels*.png"):
+    for stale in earlier:
         # Of a network with more convolutions, drawn here earlier.
-        if stale.name not in names and stale.stem.removeprefix("kernels-").isdecimal():
-            stale.unlink()
+        if stale not in names and stale.startswith("kernels"):
+            (folder / stale).unlink(missing_ok=True)
     taken = int(found.phases.free[-1].argmax())
     answer = "" if taken == found.label else f", taken for {taken}"
     draw_phases(
@@ -253,7 +252,7 @@ def _draw(
         f"{by_step.steps[-1]}",
         folder / "steps.png",
     )
-    return [*names, "states.png", "convergence.png", "steps.png"]
+    return [*names, *_PICTURES]
 
 
 def _to_json(found: _Findings, network: LayeredNetwork) -> dict[str, Any]:

@@ -251,7 +251,8 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
             "holds": premise.holds,
             "problems": list(premise.problems),
             "limit": premise.limit,
-            "alternating": premise.alternating,
+            "oscillating": premise.oscillating,
+            "in_turn": premise.in_turn,
             "layers": {
                 layer: {
                     "residual": premise.residual[index],

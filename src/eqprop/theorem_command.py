@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from eqprop.agreement import Average, Comparison
-from eqprop.archives import DataError
 from eqprop.build import build_data, build_network, torch_device
 from eqprop.checkpoint import CheckpointError, write_atomically
 from eqprop.data import one_hot
@@ -102,32 +101,29 @@ def theorem(
             )
     # As early as what can fail for want of data is done: to find out later would waste minutes.
     folder = out or new_folder(f"theorem-{name}")
-    try:
-        with RunFolder(folder).claimed():
-            # Something else may have begun there meanwhile.
-            _require_new(folder)
-            diagnosis, swept = _compute(model, batches, settings, grid)
-            metrics = {
-                # A folder's name may hold bytes that are no text.
-                "of": name.encode(errors="replace").decode(),
-                "trained": trained,
-                "settings": settings.to_json(),
-                "network": None if experiment is None else experiment.to_json(),
-                **to_json(diagnosis),
-                **({"sweep": [cell_to_json(cell) for cell in swept]} if grid else {}),
-                "environment": environment(
-                    settings.threads,
-                    torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-                ),
-                "seconds": time.perf_counter() - started,
-            }
-            title = _title(metrics["of"], settings)
-            _draw(diagnosis, swept, title, metrics["of"], folder)
-            # Last: where it lies, everything else does.
-            written = json.dumps(metrics, indent=2) + "\n"
-            write_atomically(folder / "metrics.json", written.encode())
-    except RunError as error:
-        raise Failure(str(error)) from None
+    with RunFolder(folder).claimed():
+        # Something else may have begun there meanwhile.
+        _require_new(folder)
+        diagnosis, swept = _compute(model, batches, settings, grid)
+        metrics = {
+            # A folder's name may hold bytes that are no text.
+            "of": name.encode(errors="replace").decode(),
+            "trained": trained,
+            "settings": settings.to_json(),
+            "network": None if experiment is None else experiment.to_json(),
+            **to_json(diagnosis),
+            **({"sweep": [cell_to_json(cell) for cell in swept]} if grid else {}),
+            "environment": environment(
+                settings.threads,
+                torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            ),
+            "seconds": time.perf_counter() - started,
+        }
+        title = _title(metrics["of"], settings)
+        _draw(diagnosis, swept, title, metrics["of"], folder)
+        # Last: where it lies, everything else does.
+        written = json.dumps(metrics, indent=2) + "\n"
+        write_atomically(folder / "metrics.json", written.encode())
     if as_json:
         print(json.dumps(metrics))
         return 0
@@ -187,16 +183,10 @@ def _network(
     """The network, with the weights of a run or those before training, and its mini-batches."""
     checkpoint = None
     if run is not None:
-        try:
-            folder = RunFolder(run)
-            checkpoint = folder.read_checkpoint(folder.read_config())
-        except (RunError, CheckpointError) as error:
-            raise Failure(str(error)) from None
-    try:
-        # Only the mini-batches are needed in float64: the whole set would take twice its memory.
-        data = build_data(replace(experiment, dtype="float32"), data_dir)
-    except DataError as error:
-        raise Failure(str(error)) from None
+        folder = RunFolder(run)
+        checkpoint = folder.read_checkpoint(folder.read_config())
+    # Only the mini-batches are needed in float64: the whole set would take twice its memory.
+    data = build_data(replace(experiment, dtype="float32"), data_dir)
     network = build_network(experiment, data.input_shape, data.classes)
     if checkpoint is not None:
         try:

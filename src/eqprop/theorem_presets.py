@@ -1,10 +1,11 @@
 """Presets of the theorem: how to look at a network, and the published looks.
 
-The networks are those of 1905.13633 (tanh, no clipping), with the T, K, β, ε and mini-batches of
-the commands published with it: 20 samples with one hidden layer, 1 with more, where many samples
-do not settle within T (some of the prototypical ones alternate for ever). ``c-eb-1h`` has the β and
-an η of 2005.04168. All compute in float64. The other η are our choice: one at which continual
-updates follow BPTT closely, and ten times as much, at which they part.
+The networks are those of 1905.13633 (tanh, no clipping; hard sigmoid with convolutions), with the
+T, K, β and ε of the commands published with it, and, but for ``p-conv``, with their mini-batches:
+20 samples with one hidden layer, 1 with more, where many samples do not settle within T (some of
+the prototypical ones oscillate for ever). ``c-eb-1h`` has the β and an η of 2005.04168. All compute
+in float64. The other η are our choice: one at which continual updates follow BPTT closely, and ten
+times as much, at which they part.
 
 It knows nothing of torch, like :mod:`eqprop.experiment`.
 

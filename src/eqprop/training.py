@@ -30,7 +30,7 @@ class Metrics:
     Attributes:
         epoch: from 1.
         train_error: misclassified training samples in %, each counted in the free phase of its own
-            mini-batch, before the update.
+            mini-batch, before the update (and after augmentation, if there is any).
         train_loss: mean cost in the same phases.
         test_error: misclassified test samples in %, after the epoch.
         test_loss: mean cost on the test samples, after the epoch.

@@ -76,8 +76,7 @@ class Estimator(ABC):
 
 def accumulate(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
     """Add each gradient to the ``.grad`` of the parameter of its name."""
-    # A parameter used twice has two names, and receives what belongs to either.
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters())
     for name, gradient in gradients.items():
         parameter = parameters[name]
         if parameter.grad is None:
