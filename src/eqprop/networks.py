@@ -113,6 +113,13 @@ class LayeredNetwork(PrimitiveModel):
         )
         return torch.stack(tuple(terms)).sum(0)
 
+    def initial_state(self, x: Tensor) -> State:
+        """s₀ = 0, of images with the channels last in memory."""
+        return tuple(
+            layer.contiguous(memory_format=torch.channels_last) if layer.dim() == 4 else layer
+            for layer in super().initial_state(x)
+        )
+
     def drive(self, x: Tensor) -> Tensor:
         """The input's part of the current into the first layer.
 

@@ -207,7 +207,7 @@ THEOREM_PRESETS: dict[str, TheoremPreset] = {
     ),
     "p-conv": TheoremPreset(
         "two convolutions, prototypical, hard sigmoid",
-        TheoremSettings(free_steps=5000, nudged_steps=10, beta=0.02, eta=(2e-7, 2e-6)),
+        TheoremSettings(free_steps=5000, nudged_steps=10, beta=0.02, eta=(2e-6, 2e-5)),
         PRESETS["p-conv"].experiment.override({"dtype": "float64"}),
     ),
     "digits": TheoremPreset(
