@@ -198,9 +198,9 @@ DEFECTS = [
     ),
     Defect(
         "theorem: layers updated in turn not told from others",
-        "networks.py",
-        'self.in_turn = updates == "alternating"',
-        "self.in_turn = False",
+        "processes.py",
+        "in_turn=model.in_turn",
+        "in_turn=False",
         "test_processes.py -k in_turn",
     ),
     Defect(

@@ -22,7 +22,8 @@ AGREEMENT = {"relative_error", "cosine", "angle", "sign_agreement"}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 needs_mnist = pytest.mark.skipif(
-    not any((Path(default_data_dir()) / "mnist").glob("*.gz")), reason="MNIST is not on this machine"
+    not any((Path(default_data_dir()) / "mnist").glob("*.gz")),
+    reason="MNIST is not on this machine",
 )
 
 

@@ -66,10 +66,6 @@ class ConvergentModel(nn.Module, ABC):
         epsilon: the time step ε > 0 by which a nudging force is multiplied; 1 in discrete time.
         clip: the interval every state is kept in; none leaves it free.
 
-    Attributes:
-        in_turn: whether :meth:`step` updates some layers after others, which see where these have
-            gone; ``False`` unless a model says otherwise.
-
     Raises:
         ValueError: no layer, an empty layer, ε ≤ 0, an empty interval, an unknown activation.
     """
@@ -90,10 +86,14 @@ class ConvergentModel(nn.Module, ABC):
             raise ValueError(f"epsilon: expected a time step > 0, got {epsilon}")
         if clip is not None and not clip[0] < clip[1]:
             raise ValueError(f"clip: expected an interval (low, high) with low < high, got {clip}")
-        self.in_turn = False
         self.activation = None if activation is None else as_activation(activation)
         self.epsilon = float(epsilon)
         self.clip = clip
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether a step updates some layers after others, which see where these have gone."""
+        return False
 
     def drive(self, x: Tensor) -> Any:
         """What depends on the static input alone, computed once per relaxation: here x itself."""

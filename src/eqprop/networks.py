@@ -89,12 +89,16 @@ class LayeredNetwork(PrimitiveModel):
         )
         self.connections = nn.ModuleList(connections)
         self.updates = updates
-        self.in_turn = updates == "alternating"
 
     @property
     def chain(self) -> tuple[Connection, ...]:
         """The connections, input side first."""
         return tuple(cast("Iterable[Connection]", self.connections))
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether updates alternate."""
+        return self.updates == "alternating"
 
     @abstractmethod
     def rate(self, s: Tensor) -> Tensor:
@@ -149,7 +153,7 @@ class LayeredNetwork(PrimitiveModel):
 
     def step(self, drive: Tensor, state: State, force: Tensor | None = None) -> State:
         """One transition; with alternating updates, of one half of the layers after the other."""
-        if self.updates == "synchronous":
+        if not self.in_turn:
             return super().step(drive, state, force)
         chain, layers = self.chain, list(state)
         rates = [self.rate(layer) for layer in state]

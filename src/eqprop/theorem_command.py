@@ -276,7 +276,7 @@ def _print_slope(diagnosis: Diagnosis) -> None:
     curve = diagnosis.curve
     held = [beta for beta, holds in zip(curve.beta, curve.holds, strict=True) if holds]
     if len(held) < 2:
-        print("\nerror against β: no slope, as the free phase was not steady enough")
+        print("\nerror against β: no slope, as the premise fails")
         return
     print(
         f"\nerror ∝ β^slope for β from {held[0]:g} to {held[-1]:g}: "

@@ -211,7 +211,7 @@ def draw_error_against_beta(diagnosis: Diagnosis, title: str, path: Path) -> Non
             if not holds
         ]
         if failed:
-            label = "hollow: free phase not steady enough" if index == 1 else None
+            label = "hollow: the premise fails" if index == 1 else None
             x, y = zip(*failed, strict=True)
             axes.plot(
                 x,
