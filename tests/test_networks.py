@@ -169,6 +169,17 @@ def test_the_scaled_sigmoid_is_sigmoid_of_four_x_minus_two() -> None:
     torch.testing.assert_close(as_activation("scaled-sigmoid")(s), 1 / (1 + torch.exp(2 - 4 * s)))
 
 
+def test_the_input_goes_through_rho_in_real_time_and_as_it_is_otherwise() -> None:
+    connections = dense(4, 3)
+    weight, bias = connections[0].get_parameter("weight"), connections[0].get_parameter("bias")
+    x = torch.randn(2, 4)
+    for network, sent in (
+        (RealTimeNetwork(connections, "tanh"), x.tanh()),
+        (PrototypicalNetwork(connections, "tanh"), x),
+    ):
+        torch.testing.assert_close(network.drive(x), sent @ weight.t() + bias)
+
+
 def test_images_are_flattened_at_the_input() -> None:
     network = PrototypicalNetwork(dense(12, 5, 3))
     images = torch.rand(2, 3, 2, 2)
