@@ -129,8 +129,8 @@ DEFECTS = [
     Defect(
         "convolution: switches of the wrong state in the learning rule",
         "connections.py",
-        "_, switches = self.up(torch.cat((lower_after, lower_before)))",
-        "_, switches = self.up(torch.cat((lower_before, lower_before)))",
+        "switches = self.switches(torch.cat((lower_after, lower_before)))",
+        "switches = self.switches(torch.cat((lower_before, lower_before)))",
         "test_networks.py",
     ),
     Defect(

@@ -13,7 +13,7 @@ ROOT = Path(eqprop.__file__).parent
 LAYERS = [
     ["failures"],
     ["activations", "augmentation", "costs", "archives", "checkpoint", "experiment"],
-    ["models", "connections", "data", "presets", "run_folder", "memory"],
+    ["models", "connections", "data", "presets", "run_folder", "memory", "drawing"],
     ["relaxation", "networks", "toy", "theorem_presets"],
     ["estimators", "processes"],
     ["evaluation", "agreement", "settling", "kernels"],

@@ -243,6 +243,13 @@ def test_a_connection_used_twice_is_trained_once_at_its_first_rate() -> None:
     assert gradients.keys() == dict(network.named_parameters()).keys()
 
 
+def test_gradients_of_convolutions_are_contiguous_as_those_of_backward_are() -> None:
+    network = PrototypicalNetwork(convolutional((1, 12, 12), (4, 6), kernel=3))
+    before, after = (tuple(torch.rand(3, *shape) for shape in network.shapes) for _ in range(2))
+    gradients = network.contrast_gradients(torch.rand(3, 1, 12, 12), before, after, before)
+    assert all(gradient.is_contiguous() for gradient in gradients.values())
+
+
 def test_learning_rates_go_to_their_layers_input_side_first() -> None:
     network = PrototypicalNetwork(dense(4, 5, 3))
     groups = network.parameter_groups([0.5, 0.25])

@@ -257,10 +257,10 @@ class ConvPool(Connection):
         (lower_before, upper_before), (lower_after, upper_after) = before, after
         scale /= len(upper_after)
         if lower_after is lower_before:
-            _, switches = self.up(lower_after)
+            switches = self.switches(lower_after)
             moved = self._unpooled((upper_after - upper_before) * scale, switches)
             return {"weight": self._weight_gradient(lower_after, moved), "bias": _sum(moved)}
-        _, switches = self.up(torch.cat((lower_after, lower_before)))
+        switches = self.switches(torch.cat((lower_after, lower_before)))
         images = self._unpooled(torch.cat((upper_after, upper_before)) * scale, switches)
         image_after, image_before = images.chunk(2)
         moved = image_after - image_before
@@ -289,7 +289,7 @@ def _sum(image: Tensor) -> Tensor:
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """The same images with the channels last in memory, for which pooling is ten times faster.
+    """The same images with the channels last in memory, for which pooling is over ten times faster.
 
     All that is computed from them keeps that order, so that only an input is ever copied.
     """

@@ -6,7 +6,6 @@ lines are those of Okabe and Ito (https://jfly.uni-koeln.de/color/); whatever a 
 line style or a word tells too.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
@@ -24,11 +22,10 @@ from matplotlib.ticker import (
     MaxNLocator,
     NullFormatter,
     NullLocator,
-    SymmetricalLogLocator,
 )
 from torch import Tensor
 
-from eqprop.checkpoint import write_atomically
+from eqprop.drawing import error_axis, write_png
 from eqprop.kernels import Kernels, evenly
 from eqprop.settling import Convergence, ErrorByStep, Phases
 
@@ -359,7 +356,7 @@ def draw_error_by_step(found: ErrorByStep, free_steps: int, title: str, path: Pa
     upper, lower = figure.subplots(2, 1, sharex=True)
     style: dict[str, Any] = {"marker": "o", "markersize": 4}
     upper.plot(found.steps, found.error, color=_COLOURS[0], **style)
-    _error_axis(upper, found.error)
+    error_axis(upper, found.error)
     upper.set_ylabel("test error (%)")
     lower.plot(found.steps, found.median, color=_COLOURS[0], label="median sample", **style)
     style["marker"] = "s"
@@ -391,24 +388,10 @@ def _spaced(steps: Sequence[int], free_steps: int) -> list[int]:
     return sorted(set(shown))
 
 
-def _error_axis(axes: Axes, errors: Sequence[float]) -> None:
-    """Errors fall over orders of magnitude, but may reach 0, which a logarithm cannot show."""
-    if min(errors) > 0.01:
-        axes.set_yscale("log")
-    else:
-        axes.set_yscale("symlog", linthresh=0.1)
-        axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1, subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
 def _title(figure: Figure, title: str) -> None:
     figure.suptitle(title, fontsize="medium", parse_math=False)
 
 
 def _write(figure: Figure, path: Path) -> None:
     figure.set_dpi(150)
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    write_atomically(path, picture.getvalue())
+    write_png(figure, path)

@@ -1,15 +1,13 @@
 """Pictures."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, SymmetricalLogLocator
+from matplotlib.ticker import MaxNLocator
 
-from eqprop.checkpoint import write_atomically
+from eqprop.drawing import error_axis, write_png
 
 __all__ = ["draw_curves"]
 
@@ -35,21 +33,10 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             marker=marker,
             label=f"{name} error, last {errors[-1]:.2f} %",
         )
-    # Errors fall over orders of magnitude, but may reach 0, which a logarithm cannot show.
-    lowest = min(metrics[f"{name}_error"] for metrics in history for name in ("train", "test"))
-    if lowest > 0.01:
-        axes.set_yscale("log")
-    else:
-        axes.set_yscale("symlog", linthresh=0.1)
-        axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1, subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    error_axis(axes, (m[f"{name}_error"] for m in history for name in ("train", "test")))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("error (%)")
     axes.grid(alpha=0.3)
     axes.legend()
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    write_atomically(path, picture.getvalue())
+    write_png(figure, path)

@@ -6,8 +6,8 @@ All published ones learn MNIST in mini-batches of 20 by plain SGD, with weights 
 Our own are two on data that comes with the installation, and ``p-conv-fast``, the published network
 with convolutions by another recipe: alternating updates, T = 10 and K = 4 instead of 200 and 10,
 symmetric nudging, Adam with rates that fall to 0 like half a cosine, mini-batches of 50, training
-images moved by up to a pixel, 4 epochs. With T = 6 and K = 3 the network learned to answer before
-it had settled, and got worse from its second epoch on.
+images moved by up to a pixel, 4 epochs. With T = 6 and K = 3, and rates at least twice as large
+above the first layer, it answered before it had settled, and got worse from its second epoch on.
 
 Source: https://arxiv.org/abs/1905.13633, Table 1, and the commands published with it.
 """

@@ -4,21 +4,19 @@ Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/); whatever 
 marker, a hatch or a line style tells too.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from eqprop.agreement import Agreements
-from eqprop.checkpoint import write_atomically
+from eqprop.drawing import write_png
 from eqprop.theorem import Cell, Diagnosis, Trace
 
 __all__ = ["draw_error_against_beta", "draw_layers", "draw_processes", "draw_sweep"]
@@ -66,7 +64,7 @@ def draw_processes(diagnosis: Diagnosis, what: str, title: str, path: Path) -> N
     )
     units = "neurons of every layer" if what == "states" else "synapses of every weight"
     _title(figure, f"{title}\nrandomly drawn {units}", diagnosis, wide=columns > 1)
-    _write(figure, path)
+    write_png(figure, path)
 
 
 def _draw_trace(axes: Axes, trace: Trace, column: int) -> None:
@@ -177,7 +175,7 @@ def draw_layers(diagnosis: Diagnosis, title: str, path: Path) -> None:
         "one mini-batch"
     )  # fmt: skip
     _title(figure, f"{title}\n{said}", diagnosis)
-    _write(figure, path)
+    write_png(figure, path)
 
 
 def _overall(found: Mapping[str, Agreements]) -> list[Any]:
@@ -245,7 +243,7 @@ def draw_error_against_beta(diagnosis: Diagnosis, title: str, path: Path) -> Non
     axes.grid(alpha=0.3)
     axes.legend()
     _title(figure, f"{title}\nη = 0, first mini-batch", diagnosis)
-    _write(figure, path)
+    write_png(figure, path)
 
 
 def draw_sweep(cells: Sequence[Cell], title: str, path: Path) -> None:
@@ -324,7 +322,7 @@ def draw_sweep(cells: Sequence[Cell], title: str, path: Path) -> None:
     figure.suptitle(
         title, fontsize="medium", color="#a00000" if failed else "black", parse_math=False
     )
-    _write(figure, path)
+    write_png(figure, path)
 
 
 def _title(figure: Figure, title: str, diagnosis: Diagnosis, *, wide: bool = False) -> None:
@@ -337,9 +335,3 @@ def _title(figure: Figure, title: str, diagnosis: Diagnosis, *, wide: bool = Fal
     figure.suptitle(
         title, fontsize="medium", color="#a00000" if problems else "black", parse_math=False
     )
-
-
-def _write(figure: Figure, path: Path) -> None:
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    write_atomically(path, picture.getvalue())
