@@ -243,6 +243,20 @@ def test_a_connection_used_twice_is_trained_once_at_its_first_rate() -> None:
     assert gradients.keys() == dict(network.named_parameters()).keys()
 
 
+def test_every_state_is_pooled_where_its_own_largest_values_are() -> None:
+    torch.manual_seed(0)
+    network = PrototypicalNetwork(convolutional((1, 12, 12), (4, 6), kernel=3)).double()
+    x = torch.rand(3, 1, 12, 12, dtype=torch.float64)
+    before, after = (
+        tuple(torch.rand(3, *shape, dtype=torch.float64) for shape in network.shapes)
+        for _ in range(2)
+    )
+    fast = network.contrast_gradients(x, before, after, before)
+    slow = Obvious(network).contrast_gradients(x, before, after, before)
+    for name, gradient in fast.items():
+        torch.testing.assert_close(gradient, slow[f"network.{name}"], rtol=0, atol=1e-10)
+
+
 def test_gradients_of_convolutions_are_contiguous_as_those_of_backward_are() -> None:
     network = PrototypicalNetwork(convolutional((1, 12, 12), (4, 6), kernel=3))
     before, after = (tuple(torch.rand(3, *shape) for shape in network.shapes) for _ in range(2))
