@@ -15,8 +15,14 @@ from eqprop.build import (
     build_scheduler,
     torch_device,
 )
-from eqprop.connections import ConvPool
-from eqprop.estimators import BPTT, EquilibriumPropagation, RecurrentBackprop
+from eqprop.connections import ConvPool, Dense, Untied
+from eqprop.estimators import (
+    BPTT,
+    ContinualEP,
+    EquilibriumPropagation,
+    Estimator,
+    RecurrentBackprop,
+)
 from eqprop.experiment import ConfigurationError, Experiment
 from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork
 
@@ -25,15 +31,18 @@ def experiment(**settings: object) -> Experiment:
     return Experiment().override(settings)
 
 
+def estimator(**settings: object) -> Estimator:
+    described = experiment(**settings)
+    return build_estimator(described, build_optimizer(described, network()))
+
+
 def network(**settings: object) -> LayeredNetwork:
     return build_network(experiment(**settings), (1, 3, 4), 4)
 
 
 @pytest.mark.parametrize("nudging", ["one-sided", "random-sign", "symmetric"])
 def test_equilibrium_propagation_has_the_settings(nudging: str) -> None:
-    built = build_estimator(
-        experiment(free_steps=7, nudged_steps=5, beta=-0.3, nudging=nudging, tolerance=1e-3)
-    )
+    built = estimator(free_steps=7, nudged_steps=5, beta=-0.3, nudging=nudging, tolerance=1e-3)
     assert built == EquilibriumPropagation(
         7,
         5,
@@ -45,12 +54,38 @@ def test_equilibrium_propagation_has_the_settings(nudging: str) -> None:
 
 
 def test_the_other_estimators_have_the_settings() -> None:
-    built = build_estimator(
-        experiment(estimator="bptt", free_steps=7, nudged_steps=5, tolerance=0.1)
-    )
+    built = estimator(estimator="bptt", free_steps=7, nudged_steps=5, tolerance=0.1)
     assert built == BPTT(7, 5, 0.1, cost=built.cost)
-    built = build_estimator(experiment(estimator="rbp", free_steps=7, tolerance=0.1))
+    built = estimator(estimator="rbp", free_steps=7, tolerance=0.1)
     assert built == RecurrentBackprop(7, tolerance=0.1, cost=built.cost)
+
+
+@pytest.mark.parametrize("nudging", ["one-sided", "random-sign"])
+def test_continual_ep_has_the_settings_and_the_optimizer(nudging: str) -> None:
+    settings = experiment(
+        estimator="c-ep", free_steps=7, nudged_steps=5, beta=-0.3, nudging=nudging, tolerance=1e-3
+    )
+    optimizer = build_optimizer(settings, network())
+    built = build_estimator(settings, optimizer)
+    assert built == ContinualEP(
+        optimizer,
+        7,
+        5,
+        -0.3,
+        nudging,  # pyright: ignore[reportArgumentType]
+        1e-3,
+        cost=built.cost,
+    )
+
+
+def test_a_weight_angle_unties_all_connections_but_that_of_the_input() -> None:
+    hidden = {"hidden": [40, 30], "learning_rates": [1, 2, 3]}
+    first, *others = network(weight_angle=90, **hidden).chain
+    assert isinstance(first, Dense)
+    assert [type(connection) for connection in others] == [Untied, Untied]
+    assert network(weight_angle=90, **hidden).weight_angles == pytest.approx((90, 90), abs=15)
+    assert network(**hidden).weight_angles == ()
+    assert network(weight_angle=0, **hidden).weight_angles == (0, 0)
 
 
 def test_the_networks_have_the_settings() -> None:

@@ -37,6 +37,15 @@ from eqprop.presets import PRESETS, preset
         ({"updates": "random"}, "updates", "random", "one of synchronous, alternating"),
         ({"schedule": "step"}, "schedule", "step", "one of constant, cosine"),
         ({"shift": -1}, "shift", "-1", "from 0"),
+        ({"weight_angle": 181}, "weight_angle", "181.0", "from 0 to 180, or none"),
+        ({"weight_angle": float("nan")}, "weight_angle", "nan", "from 0 to 180"),
+        (
+            {"weight_angle": 45, "hidden": [], "learning_rates": [0.1]},
+            "weight_angle",
+            "45.0",
+            "none in a network without hidden layers",
+        ),
+        ({"estimator": "c-ep"}, "nudging", "symmetric", "one-sided or random-sign"),
         ({"learning_rates": [0.1]}, "learning_rates", "0.1", "2 numbers, one per layer"),
         ({"hidden": [8, 8]}, "learning_rates", "0.1 0.05", "3 numbers, one per layer"),
         ({"learning_rates": [0.1, -1.0]}, "learning_rates", "0.1 -1.0", "from 0"),
@@ -46,7 +55,7 @@ from eqprop.presets import PRESETS, preset
         ({"batch_size": 0}, "batch_size", "0", "at least 1"),
         ({"threads": 0}, "threads", "0", "at least 1"),
         ({"seed": -1}, "seed", "-1", "from 0"),
-        ({"estimator": "backprop"}, "estimator", "backprop", "ep, bptt, rbp"),
+        ({"estimator": "backprop"}, "estimator", "backprop", "ep, c-ep, bptt, rbp"),
         ({"estimator": "bptt", "nudged_steps": 21}, "nudged_steps", "21", "free_steps = 20"),
         ({"device": "tpu"}, "device", "tpu", "cuda:N"),
         ({"device": "cuda:"}, "device", "cuda:", "cuda:N"),
@@ -146,6 +155,40 @@ def test_the_preset_with_convolutions_has_the_published_settings() -> None:
         shift=0,
         batch_size=20,
         epochs=40,
+    )
+
+
+CONTINUAL = """
+c-ep-1h 512     none 40  15 one-sided   0.2  0.0028 0.0056        100
+c-ep-2h 512-512 none 100 20 one-sided   0.5  0.00018 0.0018 0.01  150
+c-vf-1h 512     0    40  15 random-sign 0.2  0.0038 0.0076        100
+c-vf-2h 512-512 0    100 20 random-sign 0.35 0.00016 0.0016 0.009 150
+"""
+"""Learning rates from the output to the input, as published."""
+
+
+@pytest.mark.parametrize("row", CONTINUAL.strip().splitlines(), ids=lambda row: row.split()[0])
+def test_a_preset_of_continual_updates_has_the_published_settings(row: str) -> None:
+    name, hidden, angle, t, k, nudging, beta, *rates, epochs = row.split()
+    assert preset(name) == Experiment(
+        dataset="mnist",
+        network="prototypical",
+        hidden=tuple(int(size) for size in hidden.split("-")),
+        activation="scaled-sigmoid",
+        updates="synchronous",
+        weight_angle=None if angle == "none" else float(angle),
+        estimator="c-ep",
+        free_steps=int(t),
+        nudged_steps=int(k),
+        beta=float(beta),
+        nudging=nudging,  # pyright: ignore[reportArgumentType]
+        tolerance=None,
+        optimizer="sgd",
+        learning_rates=tuple(float(rate) for rate in reversed(rates)),
+        schedule="constant",
+        shift=0,
+        batch_size=20,
+        epochs=int(epochs),
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from eqprop.build import build_network
 from eqprop.checkpoint import Checkpoint
 from eqprop.cli import main
-from eqprop.connections import ConvPool, Dense, dense
+from eqprop.connections import ConvPool, Dense, dense, untied
 from eqprop.costs import SquaredError
 from eqprop.data import Split, load_dataset, one_hot
 from eqprop.evaluation import evaluate
@@ -231,6 +231,14 @@ def test_convolutions_above_the_first_have_a_kernel_for_every_pair_of_channels()
     assert torch.equal(two.images[7, 30], expected)
 
 
+def test_of_untied_weights_the_forward_ones_are_shown() -> None:
+    first = ConvPool((1, 12, 12), 4, kernel=3)
+    chain = [first, ConvPool(first.upper_shape, 6, kernel=3), Dense((6, 1, 1), 10)]
+    shown = learned_kernels(PrototypicalNetwork(untied(chain, 180.0)), (1, 12, 12))
+    for connection, kernels in zip(chain, shown, strict=False):
+        assert torch.equal(kernels.images, connection.weight.detach().double())
+
+
 def test_evenly_chosen_numbers_are_spread_over_all() -> None:
     assert evenly(5, 8) == (0, 1, 2, 3, 4)
     assert evenly(8, 4) == (0, 2, 4, 6)
@@ -253,6 +261,8 @@ def test_evenly_chosen_numbers_are_spread_over_all() -> None:
         ["--hidden", "9", "--estimator", "bptt", "--tolerance", "1e-3", "--dtype", "float64"],
         ["--hidden", "9", "--estimator", "rbp", "--free-steps", "40", "--updates", "alternating"],
         ["--hidden", "9", "--nudging", "one-sided", "--beta", "-0.5", "--free-steps", "1"],
+        ["digits-c-vf", "--hidden", "9", "7", "--learning-rates", "0.1", "0.1", "0.1"],
+        ["digits-conv", "--channels", "4", "6", "--weight-angle", "90"],
     ],
     ids=" ".join,
 )

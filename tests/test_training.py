@@ -190,11 +190,11 @@ def test_a_parameter_that_stops_being_finite_is_named_with_its_update() -> None:
     model = Echo()
     data = Dataset("three", train=THREE, test=THREE, classes=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(NonFiniteError, match="parameter bias .* after mini-batch 2 of epoch 1"):
+    with pytest.raises(NonFiniteError, match="parameter bias .* seen in mini-batch 3 of epoch 1"):
         list(train(model, Ruining(), optimizer, data, epochs=3, batch_size=1))
     model = Echo()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(NonFiniteError, match="parameter bias .* in epoch 1"):
+    with pytest.raises(NonFiniteError, match="parameter bias .* seen at the end of epoch 1"):
         list(train(model, Ruining(), optimizer, data, epochs=3, batch_size=2))
 
 

@@ -10,11 +10,15 @@ from .archives import DataError as DataError
 from .augmentation import random_shift as random_shift
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import CheckpointError as CheckpointError
+from .connections import Change as Change
 from .connections import Connection as Connection
 from .connections import ConvPool as ConvPool
 from .connections import Dense as Dense
+from .connections import TiedConnection as TiedConnection
+from .connections import Untied as Untied
 from .connections import convolutional as convolutional
 from .connections import dense as dense
+from .connections import untied as untied
 from .costs import Cost as Cost
 from .costs import SquaredError as SquaredError
 from .data import Dataset as Dataset
@@ -23,6 +27,7 @@ from .data import load_dataset as load_dataset
 from .data import one_hot as one_hot
 from .estimators import BPTT as BPTT
 from .estimators import AdjointError as AdjointError
+from .estimators import ContinualEP as ContinualEP
 from .estimators import EquilibriumPropagation as EquilibriumPropagation
 from .estimators import Estimate as Estimate
 from .estimators import Estimator as Estimator
@@ -36,6 +41,7 @@ from .models import ConvergentModel as ConvergentModel
 from .models import EnergyModel as EnergyModel
 from .models import PrimitiveModel as PrimitiveModel
 from .models import State as State
+from .models import Telescope as Telescope
 from .models import VectorFieldModel as VectorFieldModel
 from .networks import LayeredNetwork as LayeredNetwork
 from .networks import PrototypicalNetwork as PrototypicalNetwork

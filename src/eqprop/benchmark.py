@@ -32,7 +32,7 @@ from eqprop.build import (
     torch_device,
     torch_dtype,
 )
-from eqprop.connections import ConvPool, Dense
+from eqprop.connections import ConvPool, Dense, Untied
 from eqprop.experiment import Experiment
 from eqprop.networks import LayeredNetwork
 from eqprop.relaxation import relax
@@ -70,8 +70,8 @@ def measure_here(preset: str, experiment: Experiment, seconds: float = 0.5) -> d
 
     side = 8 if experiment.dataset == "digits" else 28
     network = build_network(experiment, (1, side, side), 10)
-    estimator = build_estimator(experiment)
     optimizer = build_optimizer(experiment, network)
+    estimator = build_estimator(experiment, optimizer)
     source = torch.Generator().manual_seed(0)
     # A fifth of the pixels bright, as in handwritten digits: the time does not depend on it, but a
     # network driven into saturation might behave unlike a real one.
@@ -118,11 +118,14 @@ def _step_and_bare(
     state = relax(network, x, 3, drive=drive).state
     bare: list[Callable[[], object]] = []
     for connection, lower, upper in zip(network.chain[1:], state, state[1:], strict=False):
-        if isinstance(connection, ConvPool):
-            bare += _convolutions(connection, lower)
-        elif isinstance(connection, Dense):
-            flat, weight = lower.flatten(1).contiguous(), connection.weight
-            bare += [partial(torch.mm, flat, weight.t()), partial(torch.mm, upper, weight)]
+        forward = connection.upward if isinstance(connection, Untied) else connection
+        weight = forward.get_parameter("weight")
+        back = connection.backward_weight if isinstance(connection, Untied) else weight
+        if isinstance(forward, ConvPool):
+            bare += _convolutions(forward, back, lower)
+        elif isinstance(forward, Dense):
+            flat = lower.flatten(1).contiguous()
+            bare += [partial(torch.mm, flat, weight.t()), partial(torch.mm, upper, back)]
 
     def products() -> None:
         for product in bare:
@@ -132,12 +135,12 @@ def _step_and_bare(
     return step, _time(products, device, seconds)[0] if bare else 0.0
 
 
-def _convolutions(connection: ConvPool, lower: Tensor) -> list[Callable[[], object]]:
+def _convolutions(connection: ConvPool, back: Tensor, lower: Tensor) -> list[Callable[[], object]]:
     weight, stride, padding = connection.weight, connection.stride, connection.padding
     image = F.conv2d(lower, weight, connection.bias, stride, padding)
     return [
         partial(F.conv2d, lower, weight, connection.bias, stride, padding),
-        partial(F.conv_transpose2d, image, weight, None, stride, padding),
+        partial(F.conv_transpose2d, image, back, None, stride, padding),
     ]
 
 

@@ -3,14 +3,21 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from eqprop.augmentation import Augmentation, random_shift
-from eqprop.connections import convolutional
+from eqprop.connections import convolutional, untied
 from eqprop.data import Dataset, load_dataset
-from eqprop.estimators import BPTT, EquilibriumPropagation, Estimator, RecurrentBackprop
+from eqprop.estimators import (
+    BPTT,
+    ContinualEP,
+    EquilibriumPropagation,
+    Estimator,
+    RecurrentBackprop,
+)
 from eqprop.experiment import ConfigurationError, Experiment
 from eqprop.networks import LayeredNetwork, PrototypicalNetwork, RealTimeNetwork
 
@@ -89,6 +96,9 @@ def build_network(
                 f"convolutions that fit on each other; {error}; choose a smaller kernel or pool, "
                 "more padding, or fewer layers",
             ) from None
+        if experiment.weight_angle is not None:
+            # Once all forward weights are drawn, so that they are those of the tied network.
+            connections = untied(connections, experiment.weight_angle)
     network: LayeredNetwork
     if experiment.network == "prototypical":
         network = PrototypicalNetwork(
@@ -105,12 +115,22 @@ def build_network(
     return network.to(torch_device(experiment), torch_dtype(experiment))
 
 
-def build_estimator(experiment: Experiment) -> Estimator:
-    """The estimator of the gradients."""
+def build_estimator(experiment: Experiment, optimizer: torch.optim.Optimizer) -> Estimator:
+    """The estimator of the gradients; continual updates are the optimizer's."""
     if experiment.estimator == "bptt":
         return BPTT(experiment.free_steps, experiment.nudged_steps, experiment.tolerance)
     if experiment.estimator == "rbp":
         return RecurrentBackprop(experiment.free_steps, tolerance=experiment.tolerance)
+    if experiment.estimator == "c-ep":
+        return ContinualEP(
+            optimizer,
+            experiment.free_steps,
+            experiment.nudged_steps,
+            experiment.beta,
+            # Experiment has refused the third.
+            cast("Literal['one-sided', 'random-sign']", experiment.nudging),
+            experiment.tolerance,
+        )
     return EquilibriumPropagation(
         experiment.free_steps,
         experiment.nudged_steps,

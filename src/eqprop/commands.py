@@ -115,8 +115,8 @@ class _Trainee:
             self.data = build_data(experiment, data_dir)
             self.network = build_network(experiment, self.data.input_shape, self.data.classes)
         self.augmentation = build_augmentation(experiment, self.data.input_shape)
-        self.estimator = build_estimator(experiment)
         self.optimizer = build_optimizer(experiment, self.network)
+        self.estimator = build_estimator(experiment, self.optimizer)
         self.generator = torch.Generator(device).manual_seed(experiment.seed)
 
 
@@ -160,6 +160,8 @@ def _run(
                 if events is not None:
                     for name in ("train_error", "test_error", "train_loss", "test_loss"):
                         events.add_scalar(name, history[-1][name], metrics.epoch)
+                    for index, angle in enumerate(metrics.weight_angles, 1):
+                        events.add_scalar(f"weight_angle/{index}", angle, metrics.epoch)
     except (NonFiniteError, AdjointError) as error:
         kept = (
             f"the state after epoch {len(history)} is kept in {folder.checkpoint}"

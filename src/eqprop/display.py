@@ -2,14 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 from tqdm import tqdm
 
 from eqprop.training import Metrics, Running
 
-__all__ = ["Display", "Progress"]
+__all__ = ["Display", "Progress", "duration"]
 
 _PLAIN_INTERVAL = 60.0
 """Seconds between two plain lines within an epoch."""
@@ -60,7 +60,7 @@ class Display:
         line = (
             f"epoch {metrics.epoch:>{len(str(self._epochs))}}/{self._epochs}  "
             f"train error {metrics.train_error:6.2f} %  test error {metrics.test_error:6.2f} %  "
-            f"{metrics.seconds:.1f} s  {_duration(left)} left"
+            f"{_angles(metrics.weight_angles)}{metrics.seconds:.1f} s  {duration(left)} left"
         )
         self._said = time.perf_counter()
         if self._bar is None:
@@ -127,7 +127,12 @@ class Progress:
             print(f"{self._done} of {self._total} {self._units}", file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def _angles(angles: Sequence[float]) -> str:
+    return f"weight angle {', '.join(f'{angle:.1f}°' for angle in angles)}  " if angles else ""
+
+
+def duration(seconds: float) -> str:
+    """Hours, if any, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

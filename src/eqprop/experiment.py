@@ -25,6 +25,7 @@ LATER = frozenset(
         "pool",
         "pooling",
         "updates",
+        "weight_angle",
         "schedule",
         "shift",
     }
@@ -91,10 +92,17 @@ class Experiment:
     )
     epsilon: float = _setting(0.2, "network", "ε, the time step of real-time dynamics")
     clip: bool = _setting(True, "network", "keep the states of real-time dynamics in [0, 1]")
-    estimator: Literal["ep", "bptt", "rbp"] = _setting(
+    weight_angle: float | None = _setting(
+        None,
+        "network",
+        "untie the backward from the forward weights, at first so many degrees (0 to 180) away; "
+        "none ties them",
+    )
+    estimator: Literal["ep", "c-ep", "bptt", "rbp"] = _setting(
         "ep",
         "estimator",
-        "equilibrium propagation, backpropagation through time or recurrent backpropagation",
+        "equilibrium propagation, the same with continual weight updates, backpropagation through "
+        "time or recurrent backpropagation",
     )
     free_steps: int = _setting(20, "estimator", "T, steps of the free phase")
     nudged_steps: int = _setting(
@@ -177,6 +185,22 @@ class Experiment:
             f"{layers} numbers, one per layer ({convolutions}hidden = {_show(self.hidden)}, and "
             "the output)",
         )
+        self._require(
+            "weight_angle",
+            self.weight_angle is None or 0 <= self.weight_angle <= 180,
+            "degrees from 0 to 180, or none",
+        )
+        self._require(
+            "weight_angle",
+            self.weight_angle is None or bool(self.hidden or self.channels),
+            "none in a network without hidden layers, in which nothing goes back",
+        )
+        if self.estimator == "c-ep":
+            self._require(
+                "nudging",
+                self.nudging != "symmetric",
+                "one-sided or random-sign, as with c-ep the weights follow one nudged phase only",
+            )
         if self.estimator == "bptt":
             self._require(
                 "nudged_steps",

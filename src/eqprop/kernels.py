@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from eqprop.connections import ConvPool
+from eqprop.connections import ConvPool, Untied
 from eqprop.networks import LayeredNetwork
 
 __all__ = ["Kernels", "evenly", "learned_kernels"]
@@ -55,8 +55,9 @@ def learned_kernels(
     """
     found = []
     for index, connection in enumerate(network.chain):
-        weight = connection.get_parameter("weight").detach()
-        if isinstance(connection, ConvPool):
+        forward = connection.upward if isinstance(connection, Untied) else connection
+        weight = forward.get_parameter("weight").detach()
+        if isinstance(forward, ConvPool):
             kind = "channels"
         elif index == 0:
             kind, weight = "units", weight.unflatten(1, input_shape)

@@ -33,8 +33,9 @@ Propagation with Continual Weight Updates", https://arxiv.org/abs/2005.04168, fo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ __all__ = [
     "EnergyModel",
     "PrimitiveModel",
     "State",
+    "Telescope",
     "VectorFieldModel",
     "half_square_norm",
     "parameter_gradients",
@@ -54,6 +56,23 @@ __all__ = [
 
 State = tuple[Tensor, ...]
 """One tensor (B, …) per layer, input side first, the output layer last."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Telescope:
+    """Parameters whose updates, step by step, sum to one of the whole phase.
+
+    They act on the state through the drive alone, which follows them without their being updated.
+
+    Attributes:
+        parameters: their names.
+        follow: what the drive gains when they take a step θ ← θ + η ∂/∂θ of the batch mean of
+            contrast(before, after), as a function of these two states.
+    """
+
+    parameters: frozenset[str]
+    follow: Callable[[State, State], Tensor]
 
 
 class ConvergentModel(nn.Module, ABC):
@@ -95,6 +114,11 @@ class ConvergentModel(nn.Module, ABC):
         """Whether a step updates some layers after others, which see where these have gone."""
         return False
 
+    @property
+    def weight_angles(self) -> tuple[float, ...]:
+        """Angles between forward and backward weights in degrees, where a model has both."""
+        return ()
+
     def drive(self, x: Tensor) -> Any:
         """What depends on the static input alone, computed once per relaxation: here x itself."""
         return x
@@ -128,16 +152,31 @@ class ConvergentModel(nn.Module, ABC):
         return after if self.clip is None else after.clamp(*self.clip)
 
     def contrast_gradients(
-        self, x: Tensor, before: State, after: State, anchor: State, scale: float = 1.0
+        self,
+        x: Tensor,
+        before: State,
+        after: State,
+        anchor: State,
+        scale: float = 1.0,
+        only: Container[str] | None = None,
     ) -> dict[str, Tensor]:
         """scale · ∂/∂θ of the batch mean of :meth:`contrast`, by parameter name, by autograd.
 
-        Parameters that do not require a gradient are left out; one on which the contrast does not
-        depend has a gradient of zero.
+        Parameters that do not require a gradient are left out, and those not among ``only``, if it
+        is given; one on which the contrast does not depend has a gradient of zero.
         """
         with torch.enable_grad():
             mean = self.contrast(x, before, after, anchor).mean() * scale
-        return parameter_gradients(self, (mean,))
+        return parameter_gradients(self, (mean,), only=only)
+
+    def telescope(self, x: Tensor, rates: Mapping[str, float]) -> "Telescope | None":
+        """Parameters whose updates within a nudged phase may wait for its end; none in general.
+
+        Args:
+            x: the static input, (B, …).
+            rates: the learning rate of every parameter that learns, by name.
+        """
+        return None
 
     def layer_name(self, index: int) -> str:
         """What messages call a layer of the state."""
@@ -243,14 +282,21 @@ class VectorFieldModel(ConvergentModel):
 
 
 def parameter_gradients(
-    model: nn.Module, outputs: Sequence[Tensor], weights: Sequence[Tensor] | None = None
+    model: nn.Module,
+    outputs: Sequence[Tensor],
+    weights: Sequence[Tensor] | None = None,
+    only: Container[str] | None = None,
 ) -> dict[str, Tensor]:
     """Σ ⟨weight, ∂output/∂θ⟩ by autograd, by the names of the parameters that require a gradient.
 
     Zero where nothing depends on a parameter. Every gradient has memory of its own, as a ``.grad``
-    has.
+    has. With ``only``, the others are left out.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.requires_grad and (only is None or name in only)
+    }
     live = [index for index, output in enumerate(outputs) if output.requires_grad]
     if not trained or not live:
         return {name: torch.zeros_like(p) for name, p in trained.items()}

@@ -24,14 +24,24 @@ as ρ ≥ 0): the network settles, where all layers moved at once may go to and 
 The steady states are the same, and fewer steps lead there. Theorem 1 then holds for the totals over
 a nudged phase that has settled, but not step by step.
 
+With *untied* connections (:class:`~eqprop.connections.Untied`) there is no coupling and no Φ: the
+step is the same with their ways up and down, and the learning rule is the connections' contrast::
+
+    contrast(x, before, after, anchor) = Σ_l contrast of connection l, m = (∂r/∂s)ᵀ (after − before)
+
+which is Φ(after) − Φ(before), without what does not depend on θ, where all are tied, and
+⟨field(anchor), after − before⟩ / ε for what is untied. The first connection is tied always: nothing
+comes back from the input.
+
 Source: Ernoult et al., https://arxiv.org/abs/1905.13633. The published code leaves out ρ′ in the
 real-time dynamics of the output layer; it is kept here, so that dynamics and learning rule come
-from one energy. Alternating updates: https://arxiv.org/abs/2312.15103.
+from one energy. Alternating updates: https://arxiv.org/abs/2312.15103. Untied weights:
+https://arxiv.org/abs/2005.04168.
 """
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, cast, final, get_args
 
@@ -39,8 +49,8 @@ import torch
 from torch import Tensor, nn
 
 from eqprop.activations import Rho, as_activation
-from eqprop.connections import Connection, Switches
-from eqprop.models import PrimitiveModel, State, half_square_norm
+from eqprop.connections import Change, Connection, Switches, TiedConnection, Untied
+from eqprop.models import PrimitiveModel, State, Telescope, half_square_norm
 
 __all__ = ["LayeredNetwork", "PrototypicalNetwork", "RealTimeNetwork", "Updates"]
 
@@ -50,6 +60,8 @@ Updates = Literal["synchronous", "alternating"]
 
 class LayeredNetwork(PrimitiveModel):
     """A chain of layers; the two kinds differ in what a layer sends and in the transition.
+
+    It has a primitive function if all its connections are tied; otherwise it is a vector field.
 
     Args:
         connections: input side first, each fitting on the one below.
@@ -71,6 +83,11 @@ class LayeredNetwork(PrimitiveModel):
     ) -> None:
         if not connections:
             raise ValueError("connections: expected at least one, got none")
+        if isinstance(connections[0], Untied):
+            raise ValueError(
+                "connections: expected a tied one at the input, to which nothing comes down, got "
+                "an untied one"
+            )
         for index, (lower, upper) in enumerate(pairwise(connections)):
             if lower.upper_shape != upper.lower_shape:
                 raise ValueError(
@@ -108,14 +125,54 @@ class LayeredNetwork(PrimitiveModel):
     def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
         """∂Φ/∂s of one layer, from its state, what it sends and the current into it."""
 
+    @abstractmethod
+    def response(self, s: Tensor, moved: Tensor) -> Tensor:
+        """(∂r/∂s)ᵀ moved, at the state s of a layer."""
+
+    @property
+    def weight_angles(self) -> tuple[float, ...]:
+        """Ψ of every untied connection in degrees, input side first."""
+        return tuple(c.weight_angle for c in self.chain if isinstance(c, Untied))
+
     def coupling(self, x: Tensor, state: State) -> Tensor:
-        """Σ_l r(sˡ⁺¹) · up(r(sˡ)), per sample."""
+        """Σ_l r(sˡ⁺¹) · up(r(sˡ)), per sample.
+
+        Raises:
+            TypeError: an untied connection, which has no coupling.
+        """
         rates = [self._sent(x), *(self.rate(layer) for layer in state)]
-        terms = (
-            (upper * connection.up(lower)[0]).flatten(1).sum(1)
-            for connection, lower, upper in zip(self.chain, rates, rates[1:], strict=False)
-        )
-        return torch.stack(tuple(terms)).sum(0)
+        terms = []
+        for connection, *ends in zip(self.chain, rates, rates[1:], strict=False):
+            if not isinstance(connection, TiedConnection):
+                raise TypeError(
+                    "phi: expected tied connections, got untied ones, whose dynamics have no "
+                    "primitive function; their learning rule is that of contrast"
+                )
+            terms.append(connection.coupling((ends[0], ends[1])))
+        return torch.stack(terms).sum(0)
+
+    def contrast(self, x: Tensor, before: State, after: State, anchor: State) -> Tensor:
+        """Σ_l of the connections' contrasts, (B,)."""
+        changes = self._changes(x, before, after, anchor)
+        terms = [c.contrast(change) for c, change in zip(self.chain, changes, strict=True)]
+        return torch.stack(terms).sum(0)
+
+    def _changes(self, x: Tensor, before: State, after: State, anchor: State) -> list[Change]:
+        """What happens at the ends of every connection."""
+        sent = self._sent(x)
+        rates = {
+            id(state): [sent, *(self.rate(layer) for layer in state)]
+            for state in (before, after, anchor)
+        }
+        moved = [
+            sent.new_zeros(()),  # the input does not
+            *(self.response(s, b - a) for s, a, b in zip(anchor, before, after, strict=True)),
+        ]
+        ends = [
+            list(pairwise(layers))
+            for layers in (rates[id(before)], rates[id(after)], rates[id(anchor)], moved)
+        ]
+        return [Change(*of_connection) for of_connection in zip(*ends, strict=True)]
 
     def initial_state(self, x: Tensor) -> State:
         """s₀ = 0, of images with the channels last in memory."""
@@ -177,30 +234,55 @@ class LayeredNetwork(PrimitiveModel):
         return tuple(layers)
 
     def contrast_gradients(
-        self, x: Tensor, before: State, after: State, anchor: State, scale: float = 1.0
+        self,
+        x: Tensor,
+        before: State,
+        after: State,
+        anchor: State,
+        scale: float = 1.0,
+        only: Container[str] | None = None,
     ) -> dict[str, Tensor]:
-        """The explicit learning rule: scale · batch mean of ∂coupling/∂θ, after − before."""
-        sent = self._sent(x)
-        rates_before = [sent, *(self.rate(layer) for layer in before)]
-        rates_after = [sent, *(self.rate(layer) for layer in after)]
-        # A connection used twice has one name, and learns from both its places.
-        names = {id(p): name for name, p in self.named_parameters() if p.requires_grad}
+        """scale · ∂/∂θ of the batch mean of :meth:`contrast`, explicitly."""
+        changes = self._changes(x, before, after, anchor)
+        # A connection used twice has the name of its first place, and learns from both.
+        names: dict[int, str] = {}
         gradients: dict[str, Tensor] = {}
-        for index, connection in enumerate(self.chain):
-            of_connection = connection.contrast_gradients(
-                (rates_before[index], rates_before[index + 1]),
-                (rates_after[index], rates_after[index + 1]),
-                scale,
-            )
-            for of, parameter in connection.named_parameters():
-                if name := names.get(id(parameter)):
+        for index, (connection, change) in enumerate(zip(self.chain, changes, strict=True)):
+            of_connection: dict[str, Tensor] = {}
+            for of, parameter in connection.named_parameters(remove_duplicate=False):
+                name = names.setdefault(id(parameter), f"connections.{index}.{of}")
+                if parameter.requires_grad and (only is None or name in only):
+                    of_connection = of_connection or connection.contrast_gradients(change, scale)
                     gradient = of_connection[of]
                     gradients[name] = gradients[name] + gradient if name in gradients else gradient
         return gradients
 
+    def telescope(self, x: Tensor, rates: Mapping[str, float]) -> Telescope | None:
+        """The first connection's, if it is dense and used once.
+
+        Its contrast is ⟨r(s¹ after) − r(s¹ before), up(r(x))⟩, so the drive gains K times that
+        difference ÷ B, with K the :meth:`~eqprop.connections.Connection.tangent_kernel`.
+        """
+        first, *others = self.chain
+        names = {id(p): name for name, p in self.named_parameters()}
+        own = {of: id(p) for of, p in first.named_parameters()}
+        if first in others or any(id(p) in own.values() for c in others for p in c.parameters()):
+            return None
+        kernel = first.tangent_kernel(
+            self._sent(x), {of: rates.get(names[p], 0.0) / len(x) for of, p in own.items()}
+        )
+        if kernel is None:
+            return None
+
+        def follow(before: State, after: State) -> Tensor:
+            moved = self.rate(after[0]) - self.rate(before[0])
+            return (kernel @ moved.flatten(1)).view_as(moved)
+
+        return Telescope(frozenset(names[p] for p in own.values()), follow)
+
     def parameter_name(self, name: str) -> str:
-        _, index, kind = name.split(".")
-        return f"the {kind} of {self.layer_name(int(index))} ({name})"
+        _, index, *_, kind = name.split(".")
+        return f"the {kind.replace('_', ' ')} of {self.layer_name(int(index))} ({name})"
 
     def parameter_groups(self, learning_rates: Sequence[float]) -> list[dict[str, Any]]:
         """Groups for a ``torch.optim`` optimizer: one learning rate per layer, input side first.
@@ -258,6 +340,10 @@ class PrototypicalNetwork(LayeredNetwork):
         """∂Φ/∂s is the current."""
         return current
 
+    def response(self, s: Tensor, moved: Tensor) -> Tensor:
+        """r(s) = s."""
+        return moved
+
 
 @final
 class RealTimeNetwork(LayeredNetwork):
@@ -302,3 +388,7 @@ class RealTimeNetwork(LayeredNetwork):
     def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
         """∂Φ/∂s = (1 − ε) s + ε ρ′(s) ⊙ current."""
         return torch.lerp(s, self.rho.derivative(s, rate) * current, self.epsilon)
+
+    def response(self, s: Tensor, moved: Tensor) -> Tensor:
+        """ρ′(s) ⊙ moved."""
+        return self.rho.derivative(s, self.rho(s)) * moved

@@ -62,6 +62,7 @@ def relax(
     tolerance: float | None = None,
     check_every: int = 10,
     record: bool = False,
+    update: Callable[[State, State], Any] | None = None,
     phase: str = "free phase",
 ) -> Relaxation:
     """Take ``steps`` transitions of the model.
@@ -79,6 +80,8 @@ def relax(
             transition. 0 stops only at an exact fixed point, where further steps change nothing.
         check_every: how many transitions lie between two checks; the last one is always checked.
         record: keep every state.
+        update: called after every transition with the states before and after it; it may change
+            the parameters, and returns the drive from then on.
         phase: what messages call this relaxation.
 
     Raises:
@@ -102,6 +105,8 @@ def relax(
     while taken < steps and not converged:
         before, now = now, model.step(drive, now, None if force is None else force(now))
         taken += 1
+        if update is not None:
+            drive = update(before, now)
         if record:
             trajectory.append(now)
         if tolerance is not None and (taken % check_every == 0 or taken == steps):
@@ -109,6 +114,12 @@ def relax(
             converged = max(residual) <= tolerance
 
     if not _finite(now):
+        if update is not None:
+            # The same steps cannot be taken again: the parameters have moved.
+            raise NonFiniteError(
+                f"the states or the parameters stopped being finite in the {phase} within its "
+                f"{taken} steps; lower the learning rates, epsilon or beta"
+            )
         _locate(model, drive, start, force, taken, phase)
     return Relaxation(now, taken, residual, converged, tuple(trajectory))
 

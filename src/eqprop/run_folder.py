@@ -89,7 +89,9 @@ class RunFolder:
             RunError: something lies there already, or no folder can be made there.
         """
         if self.path.is_dir():
-            if any(entry != self._lock for entry in self.path.iterdir()):
+            # A kill may leave a lock, and the beginning of a file that was to take its place whole.
+            left = {self._lock, *self.path.glob(".*.part")}
+            if any(entry not in left for entry in self.path.iterdir()):
                 resume = (
                     f", or continue that run with --resume {shlex.quote(str(self.path))}"
                     if self.config.exists()
@@ -174,6 +176,20 @@ class RunFolder:
     def has_metrics(self) -> bool:
         """Whether an epoch was ever completed here."""
         return self.metrics.exists() and self.metrics.stat().st_size > 0
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The metrics of every epoch so far, also of a run that goes on at this moment.
+
+        A kill may leave the last line torn: that epoch is left out.
+        """
+        history: list[dict[str, Any]] = []
+        try:
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
+            for line in lines:
+                history.append(json.loads(line))
+        except (FileNotFoundError, ValueError):
+            pass
+        return history
 
     def read_checkpoint(self, config: RunConfig) -> Checkpoint:
         """The checkpoint, if it was written with the settings of the configuration.

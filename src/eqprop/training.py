@@ -35,6 +35,8 @@ class Metrics:
         test_error: misclassified test samples in %, after the epoch.
         test_loss: mean cost on the test samples, after the epoch.
         seconds: wall-clock time of the epoch, its evaluation included.
+        weight_angles: Ψ between the forward and the backward weights after the epoch, in degrees,
+            one per untied connection, input side first.
     """
 
     epoch: int
@@ -43,6 +45,7 @@ class Metrics:
     test_error: float
     test_loss: float
     seconds: float
+    weight_angles: tuple[float, ...] = ()
 
 
 @final
@@ -112,8 +115,9 @@ def train(
             try:
                 estimate = estimator(model, x, target, generator)
             except NonFiniteError:
-                # A parameter that is not finite shows in the states of the next mini-batch.
-                _require_finite(model, f"after mini-batch {batch - 1} of epoch {epoch}")
+                # A parameter that is not finite shows in the states of the next mini-batch; with
+                # continual updates in those of its own.
+                _require_finite(model, f"in mini-batch {batch} of epoch {epoch}")
                 raise
             optimizer.step()
             if scheduler is not None:
@@ -125,7 +129,7 @@ def train(
             samples += len(labels)
             if on_batch is not None:
                 on_batch(Running(epoch, batch, batches, wrong, samples))
-        _require_finite(model, f"in epoch {epoch}")
+        _require_finite(model, f"at the end of epoch {epoch}")
         test = evaluate(
             model,
             data.test,
@@ -140,6 +144,7 @@ def train(
             test_error=test.error,
             test_loss=test.loss,
             seconds=time.perf_counter() - started,
+            weight_angles=model.weight_angles,
         )
 
 
@@ -147,6 +152,6 @@ def _require_finite(model: ConvergentModel, when: str) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.detach().isfinite().all():
             raise NonFiniteError(
-                f"{model.parameter_name(name)} stopped being finite in the update {when}; "
+                f"{model.parameter_name(name)} stopped being finite, as seen {when}; "
                 "lower the learning rates, or choose a stronger nudge if beta is tiny"
             )

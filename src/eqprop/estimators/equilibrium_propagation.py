@@ -22,8 +22,10 @@ from eqprop.estimators.estimator import (
     Estimate,
     Estimator,
     accumulate,
+    check_beta,
     check_steps,
     check_tolerance,
+    random_sign,
 )
 from eqprop.models import ConvergentModel
 from eqprop.relaxation import nudge, relax
@@ -64,8 +66,7 @@ class EquilibriumPropagation(Estimator):
     def __post_init__(self) -> None:
         check_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
         check_tolerance(self.tolerance)
-        if not 0 < abs(self.beta) < float("inf"):
-            raise ValueError(f"beta: expected a finite number other than 0, got {self.beta}")
+        check_beta(self.beta)
         if self.nudging not in NUDGINGS:
             raise ValueError(
                 f"nudging: expected one of {', '.join(NUDGINGS)}, got {self.nudging!r}"
@@ -107,6 +108,4 @@ class EquilibriumPropagation(Estimator):
             return [-self.beta, self.beta]
         if self.nudging == "one-sided":
             return [self.beta]
-        device = "cpu" if generator is None else generator.device
-        sign = torch.randint(2, (), generator=generator, device=device).item() * 2 - 1
-        return [self.beta * sign]
+        return [self.beta * random_sign(generator)]

@@ -6,6 +6,8 @@ the steady state, to the ``.grad`` of every parameter, as ``loss.backward()`` wo
     optimizer.zero_grad()
     estimate = estimator(model, x, target)
     optimizer.step()
+
+but for :class:`~eqprop.estimators.ContinualEP`, which takes the optimizer's steps itself.
 """
 
 from abc import ABC, abstractmethod
@@ -83,6 +85,18 @@ def accumulate(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
             parameter.grad = gradient
         else:
             parameter.grad.add_(gradient)
+
+
+def random_sign(generator: torch.Generator | None) -> int:
+    """+1 or −1, each as likely."""
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2, (), generator=generator, device=device).item()) * 2 - 1
+
+
+def check_beta(beta: float) -> None:
+    """Refuse a nudge of no strength."""
+    if not 0 < abs(beta) < float("inf"):
+        raise ValueError(f"beta: expected a finite number other than 0, got {beta}")
 
 
 def check_tolerance(tolerance: float | None) -> None:
