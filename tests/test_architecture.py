@@ -11,20 +11,22 @@ ROOT = Path(eqprop.__file__).parent
 
 # Each line may import what stands above it, and within itself only where named with an arrow.
 LAYERS = [
-    ["failures"],
+    ["failures", "jobs"],
     ["activations", "augmentation", "costs", "archives", "checkpoint", "experiment"],
     ["models", "connections", "data", "presets", "run_folder", "memory", "drawing"],
-    ["relaxation", "networks", "toy", "theorem_presets"],
+    ["relaxation", "networks", "toy", "theorem_presets", "reproduction"],
     ["estimators", "processes"],
     ["evaluation", "agreement", "settling", "kernels"],
     ["training", "build", "theorem"],
-    ["benchmark", "display", "plots", "theorem_plots", "pictures"],
-    ["commands", "theorem_command", "show_command"],
+    ["benchmark", "display", "plots", "theorem_plots", "pictures", "gradient_angle"],
+    ["run_board", "reproduction_plots"],
+    ["commands", "theorem_command", "show_command", "reproduce_command"],
     ["cli"],
-    ["__main__"],
+    ["__main__", "leashed"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 WITHOUT_TORCH = {"cli", "experiment", "presets", "theorem_presets", "archives", "__main__"}
+WITHOUT_TORCH |= {"reproduction", "jobs", "leashed"}
 
 
 def modules() -> list[Path]:

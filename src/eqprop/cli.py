@@ -23,6 +23,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from eqprop.experiment import ConfigurationError, Experiment, parse_setting
 from eqprop.failures import Failure, UsageError
 from eqprop.presets import PRESETS, preset
+from eqprop.reproduction import FIGURES, Figure1cSettings
 from eqprop.theorem_presets import SWEPT, THEOREM_PRESETS, TheoremSettings
 
 __all__ = ["main"]
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_show(commands)
     _add_presets(commands)
     _add_theorem(commands)
+    _add_reproduce(commands)
     _add_bench(commands)
     for command in commands.choices.values():
         known = [option for action in command._actions for option in action.option_strings]
@@ -287,6 +289,7 @@ in synapses (Theorem 1), on a network before training or on the network of a run
   eqprop theorem eb-1h                          as in the published figures
   eqprop theorem p-1h --batches 10              mean and spread over mini-batches
   eqprop theorem runs/mine                      a trained network, with the T, K and β of its run
+  eqprop theorem c-vf-1h --angle 45             untied weights: the gradient is followed less well
   eqprop theorem digits --sweep beta=0.01,0.1 --sweep free-steps=20,50,150
 
 Presets:
@@ -328,6 +331,10 @@ def _add_theorem(commands: Any) -> None:
             **choices,
         )
     parser.add_argument(
+        "--angle", type=float, metavar="DEGREES",
+        help="untie the backward weights of a preset, so far from the forward ones (0 to 180)",
+    )  # fmt: skip
+    parser.add_argument(
         "--before-training", action="store_true", help="of a run: its network as it began"
     )
     parser.add_argument(
@@ -339,6 +346,62 @@ def _add_theorem(commands: Any) -> None:
                         "(default: runs/theorem-PRESET-DATE-TIME)")  # fmt: skip
     parser.add_argument("--data-dir", metavar="DIR", help="as for train")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
+
+
+_REPRODUCE = """\
+Make a published figure again, in one command. `eqprop reproduce` alone lists what there is.
+
+fig-1c: the better Theorem 1 holds before training, the better a network learns. Networks of
+continual updates whose backward weights are not the forward ones (C-VF) begin with an angle Ψ
+between the two. Before training, the angle between the update of EP and minus the gradient of
+backpropagation through time is measured; after it, the test error. EP and C-EP, whose weights are
+tied, stand beside.
+
+As published this takes days of one core: with the defaults 11 runs of 30 to 100 epochs with one
+hidden layer, and 11 of 50 to 150 epochs with two. Scale it down to look first:
+
+  eqprop reproduce fig-1c --dataset digits --epochs 5      no download, some minutes
+  eqprop reproduce fig-1c --hidden-layers 1 --epochs 10    hours
+  eqprop reproduce fig-1c --angles 0 45 90 --epochs 5 10   fewer networks; epochs per depth
+  eqprop reproduce fig-1c --seeds 0 1 2 3 4                five trials, as published
+
+Stop it at any time: the same command again goes on. Finished runs are kept, others resumed, failed
+ones tried again, and with more --epochs all are trained on.
+"""
+
+_REPRODUCE_END = """\
+The folder receives fig-1c.png and fig-1c.json, brought up to date after every run, and the runs
+themselves in runs/, each as eqprop train leaves it, with what it said in logs/.
+"""
+
+
+def _add_reproduce(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "reproduce",
+        _reproduce,
+        "make a published figure again",
+        description=_REPRODUCE,
+        epilog=_REPRODUCE_END,
+    )
+    parser.add_argument("figure", metavar="FIGURE", nargs="?", help=f"one of: {', '.join(FIGURES)}")
+    for setting in fields(Figure1cSettings):
+        choices: dict[str, Any] = {"metavar": "N"}
+        if get_origin(setting.type) is tuple:
+            choices["nargs"] = "+"
+        elif get_origin(setting.type) is Literal:
+            choices["metavar"] = "{" + ",".join(get_args(setting.type)) + "}"
+        parser.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            dest=setting.name,
+            default=argparse.SUPPRESS,
+            help=setting.metadata["help"],
+            **choices,
+        )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for all of it, new or "
+                        "begun before (default: runs/fig-1c-DATASET)")  # fmt: skip
+    parser.add_argument("--data-dir", metavar="DIR", help="as for train")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
 def _add_bench(commands: Any) -> None:
@@ -587,6 +650,14 @@ def _theorem(options: argparse.Namespace) -> int:
             f"{options.of}: expected one of {', '.join(THEOREM_PRESETS)}, or the folder of a run"
         )
     settings = settings.override(given)
+    if options.angle is not None:
+        if run is not None or experiment is None:
+            raise UsageError(
+                "--angle: expected it with the preset of a layered network; the weights of "
+                f"{options.of} are what they are"
+            )
+        experiment = experiment.override({"weight_angle": options.angle})
+        name = f"{name}-angle-{options.angle:g}"
     from eqprop.theorem_command import theorem
 
     return theorem(
@@ -624,6 +695,29 @@ def _grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
             raise UsageError(f"--sweep {sweep}: expected every value once")
         grid[name] = parsed
     return grid
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    given = {
+        setting.name: parse_setting(setting, getattr(options, setting.name))
+        for setting in fields(Figure1cSettings)
+        if hasattr(options, setting.name)
+    }
+    if options.figure is None:
+        if given or options.out or options.data_dir:
+            raise UsageError(f"expected a figure first, one of: {', '.join(FIGURES)}")
+        for name, shows in FIGURES.items():
+            print(f"{name}  {shows}")
+        print("Make one with: eqprop reproduce FIGURE (see eqprop reproduce --help)")
+        return 0
+    if options.figure not in FIGURES:
+        raise UsageError(f"{options.figure}: expected one of: {', '.join(FIGURES)}")
+    settings = Figure1cSettings(**given)
+    from eqprop.reproduce_command import reproduce_figure_1c
+
+    return reproduce_figure_1c(
+        settings, out=options.out, data_dir=options.data_dir, as_json=options.json
+    )
 
 
 def _bench(options: argparse.Namespace) -> int:

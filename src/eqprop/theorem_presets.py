@@ -3,9 +3,9 @@
 The networks are those of 1905.13633 (tanh, no clipping; hard sigmoid with convolutions), with the
 T, K, β and ε of the commands published with it, and, but for ``p-conv``, with their mini-batches:
 20 samples with one hidden layer, 1 with more, where many samples do not settle within T (some of
-the prototypical ones oscillate for ever). ``c-eb-1h`` has the β and an η of 2005.04168. All compute
-in float64. The other η are our choice: one at which continual updates follow BPTT closely, and ten
-times as much, at which they part.
+the prototypical ones oscillate for ever). ``c-ep-1h`` and ``c-vf-1h`` have the β and an η of
+2005.04168. All compute in float64. The other η are our choice: one at which continual updates
+follow BPTT closely, and ten times as much, at which they part.
 
 It knows nothing of torch, like :mod:`eqprop.experiment`.
 
@@ -169,10 +169,15 @@ THEOREM_PRESETS: dict[str, TheoremPreset] = {
         TheoremSettings(free_steps=800, nudged_steps=80, beta=0.001, eta=(2e-6, 2e-5)),
         _published("eb-1h"),
     ),
-    "c-eb-1h": TheoremPreset(
-        "784-512-10, real-time, with the β of continual updates",
+    "c-ep-1h": TheoremPreset(
+        "784-512-10, real-time, with the β and η of continual updates",
         TheoremSettings(free_steps=800, nudged_steps=80, beta=0.005, eta=(2e-5, 2e-4)),
         _published("eb-1h"),
+    ),
+    "c-vf-1h": TheoremPreset(
+        "the same with untied weights, at 0° unless --angle says otherwise",
+        TheoremSettings(free_steps=800, nudged_steps=80, beta=0.005, eta=(2e-5, 2e-4)),
+        _published("eb-1h").override({"weight_angle": 0.0}),
     ),
     "eb-2h": TheoremPreset(
         "784-512-512-10, real-time",
