@@ -737,6 +737,13 @@ DEFECTS = [
         "None",
         "test_reproduce.py -k first_step",
     ),
+    Defect(
+        "theorem --angle that unties nothing",
+        "cli.py",
+        'experiment.override({"weight_angle": options.angle})',
+        "experiment",
+        "test_theorem_command.py -k turn",
+    ),
 ]
 
 

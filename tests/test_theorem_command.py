@@ -237,6 +237,38 @@ def test_the_network_of_a_run_is_looked_at_with_its_own_settings(
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_untied_weights_turn_what_comes_down_by_about_their_angle(tmp_path: Path) -> None:
+    found = {}
+    for angle in (0, 90, 180):
+        words = [
+            "theorem",
+            "digits",
+            "--angle",
+            str(angle),
+            "--eta",
+            "0",
+            "--betas",
+            "1e-3",
+            "1e-2",
+        ]
+        metrics = run(tmp_path / str(angle), *words)
+        assert metrics["network"]["weight_angle"] == angle
+        assert metrics["of"] == f"digits-angle-{angle}"
+        found[angle] = {name: of["angle"] for name, of in metrics["parameters"].items()}
+    for angle, angles in found.items():
+        assert angles["connections.0.weight"] == pytest.approx(angle, abs=30)
+    # The last way up needs nothing that comes down.
+    assert all(angles["connections.1.upward.weight"] < 30 for angles in found.values())
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_angle_of_a_run_is_its_own(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--angle: expected it with" in refusal(
+        capsys, 2, "theorem", str(trained), "--angle", "45"
+    )
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_has_the_weights_of_its_checkpoint(trained: Path, tmp_path: Path) -> None:
     """Against the processes of a network restored by hand."""
     import torch
@@ -302,6 +334,8 @@ def test_a_run_without_a_checkpoint_can_be_looked_at_only_before_training(
         (["toy", "--sweep", "beta=0.1", "--sweep", "beta=0.2"], "expected beta once"),
         (["toy", "--sweep", "free-steps=5,500"], "nudged_steps = 80: expected at most free_steps"),
         (["toy", "--before-training"], "--before-training: expected it with the folder of a run"),
+        (["toy", "--angle", "45"], "--angle: expected it with the preset of a layered network"),
+        (["digits", "--angle", "200"], "weight_angle = 200.0: expected degrees from 0 to 180"),
         (["toy", "--device", "tpu"], "device = tpu: expected cpu, cuda or cuda:N"),
         (["digits", "--batches", "100"], "expected at most the 1437 training samples"),
     ],
