@@ -361,7 +361,7 @@ As published this takes days of one core: with the defaults 11 runs of 30 to 100
 hidden layer, and 11 of 50 to 150 epochs with two. Scale it down to look first:
 
   eqprop reproduce fig-1c --dataset digits --epochs 5      no download, some minutes
-  eqprop reproduce fig-1c --hidden-layers 1 --epochs 10    hours
+  eqprop reproduce fig-1c --epochs 6 1                     about an hour of one core
   eqprop reproduce fig-1c --angles 0 45 90 --epochs 5 10   fewer networks; epochs per depth
   eqprop reproduce fig-1c --seeds 0 1 2 3 4                five trials, as published
 
