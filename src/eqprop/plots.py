@@ -50,7 +50,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
                 marker=marker,
                 label=f"layers {index} and {index + 1}, last {of_connection[-1]:.1f}°",
             )
-        panel.set_ylim(bottom=0)
+        # From 0 up, with room above a line that hardly changes.
+        panel.set_ylim(0, 1.15 * max(1.0, *(angle for of in angles for angle in of)))
         panel.set_ylabel("angle between forward\nand backward weights (°)")
     for panel in (axes, *below):
         panel.grid(alpha=0.3)
