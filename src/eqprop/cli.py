@@ -282,6 +282,27 @@ def _add_presets(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _add_each(parser: argparse.ArgumentParser, settings: Any, several: str) -> None:
+    """An option for every setting of a dataclass, read by :func:`_given`.
+
+    Args:
+        several: how many values one of several takes at least, as argparse writes it.
+    """
+    for setting in fields(settings):
+        choices: dict[str, Any] = {"metavar": "N"}
+        if get_origin(setting.type) is tuple:
+            choices["nargs"] = several
+        elif get_origin(setting.type) is Literal:
+            choices["metavar"] = "{" + ",".join(get_args(setting.type)) + "}"
+        parser.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            dest=setting.name,
+            default=argparse.SUPPRESS,
+            help=setting.metadata["help"],
+            **choices,
+        )
+
+
 _THEOREM = """\
 Compare EP with backpropagation through time at every step of the nudged phase, in neurons and
 in synapses (Theorem 1), on a network before training or on the network of a run:
@@ -317,19 +338,7 @@ def _add_theorem(commands: Any) -> None:
         epilog=_THEOREM_END,
     )
     parser.add_argument("of", metavar="PRESET|RUN_DIR", help="a preset, or the folder of a run")
-    for setting in fields(TheoremSettings):
-        choices: dict[str, Any] = {"metavar": "N"}
-        if get_origin(setting.type) is tuple:
-            choices["nargs"] = "*"
-        elif get_origin(setting.type) is Literal:
-            choices["metavar"] = "{" + ",".join(get_args(setting.type)) + "}"
-        parser.add_argument(
-            f"--{setting.name.replace('_', '-')}",
-            dest=setting.name,
-            default=argparse.SUPPRESS,
-            help=setting.metadata["help"],
-            **choices,
-        )
+    _add_each(parser, TheoremSettings, "*")
     parser.add_argument(
         "--angle", type=float, metavar="DEGREES",
         help="untie the backward weights of a preset, so far from the forward ones (0 to 180)",
@@ -371,7 +380,8 @@ ones tried again, and with more --epochs all are trained on.
 
 _REPRODUCE_END = """\
 The folder receives fig-1c.png and fig-1c.json, brought up to date after every run, and the runs
-themselves in runs/, each as eqprop train leaves it, with what it said in logs/.
+themselves in runs/, each as eqprop train leaves it, with what it said in logs/. The angle is summed
+over the nudged phase without its first step, as published; in fig-1c-whole.png with it.
 """
 
 
@@ -385,19 +395,7 @@ def _add_reproduce(commands: Any) -> None:
         epilog=_REPRODUCE_END,
     )
     parser.add_argument("figure", metavar="FIGURE", nargs="?", help=f"one of: {', '.join(FIGURES)}")
-    for setting in fields(Figure1cSettings):
-        choices: dict[str, Any] = {"metavar": "N"}
-        if get_origin(setting.type) is tuple:
-            choices["nargs"] = "+"
-        elif get_origin(setting.type) is Literal:
-            choices["metavar"] = "{" + ",".join(get_args(setting.type)) + "}"
-        parser.add_argument(
-            f"--{setting.name.replace('_', '-')}",
-            dest=setting.name,
-            default=argparse.SUPPRESS,
-            help=setting.metadata["help"],
-            **choices,
-        )
+    _add_each(parser, Figure1cSettings, "+")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for all of it, new or "
                         "begun before (default: runs/fig-1c-DATASET)")  # fmt: skip
     parser.add_argument("--data-dir", metavar="DIR", help="as for train")
@@ -620,12 +618,17 @@ def _presets(options: argparse.Namespace) -> int:
     return 0
 
 
-def _theorem(options: argparse.Namespace) -> int:
-    given = {
+def _given(options: argparse.Namespace, settings: Any) -> dict[str, Any]:
+    """The values of those settings of a dataclass that the command line names."""
+    return {
         setting.name: parse_setting(setting, getattr(options, setting.name))
-        for setting in fields(TheoremSettings)
+        for setting in fields(settings)
         if hasattr(options, setting.name)
     }
+
+
+def _theorem(options: argparse.Namespace) -> int:
+    given = _given(options, TheoremSettings)
     # η = 0 is always there, to compare with.
     given |= {"eta": tuple(eta for eta in given["eta"] if eta)} if "eta" in given else {}
     grid = _grid(options.sweep)
@@ -698,11 +701,7 @@ def _grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    given = {
-        setting.name: parse_setting(setting, getattr(options, setting.name))
-        for setting in fields(Figure1cSettings)
-        if hasattr(options, setting.name)
-    }
+    given = _given(options, Figure1cSettings)
     if options.figure is None:
         if given or options.out or options.data_dir:
             raise UsageError(f"expected a figure first, one of: {', '.join(FIGURES)}")
