@@ -1,6 +1,8 @@
-"""Who may import whom: data flows down this list once."""
+"""Who may import whom: rooms stand one above the other, and an arrow only points down."""
 
 import ast
+from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,32 +11,46 @@ import eqprop
 
 ROOT = Path(eqprop.__file__).parent
 
-# Each line may import what stands above it, and within itself only where named with an arrow.
-LAYERS = [
-    ["failures", "jobs"],
-    ["activations", "augmentation", "costs", "archives", "checkpoint", "experiment"],
-    ["models", "connections", "data", "presets", "run_folder", "memory", "drawing"],
-    ["relaxation", "networks", "toy", "theorem_presets", "reproduction"],
-    ["estimators", "processes"],
-    ["evaluation", "agreement", "settling", "kernels"],
-    ["training", "build", "theorem"],
-    ["benchmark", "display", "plots", "theorem_plots", "pictures", "gradient_angle"],
-    ["run_board", "reproduction_plots"],
-    ["commands", "theorem_command", "show_command", "reproduce_command"],
-    ["cli"],
-    ["__main__", "leashed"],
-]
-RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-WITHOUT_TORCH = {"cli", "experiment", "presets", "theorem_presets", "archives", "__main__"}
-WITHOUT_TORCH |= {"reproduction", "jobs", "leashed"}
+ROOMS = {
+    "errors": "",
+    "files": "",
+    "registries": "errors",
+    "settings": "errors registries",
+    "core": "errors registries",
+    "networks": "core",
+    "estimators": "core",
+    "data": "errors files registries",
+    "training": "errors files core estimators data",
+    "analysis": "settings core networks estimators data",
+    "runs": "errors files registries settings core networks estimators data training analysis",
+    "pictures": "files analysis training",
+    "figures": "errors files registries settings core data training analysis runs pictures",
+    "cli": "*",
+    "__main__": "cli",
+}
+"""A room, or a file beside the rooms, and what it may import besides itself."""
+
+WITHOUT_TORCH = ("errors", "files", "registries", "settings", "figures", "cli", "__main__")
+"""What ``--help`` needs."""
+
+HEAVY = {"torch", "matplotlib", "sklearn", "scipy", "safetensors", "rich", "pooch", "filelock"}
 
 
 def modules() -> list[Path]:
     return sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
 
+def inits() -> list[Path]:
+    return sorted(ROOT.rglob("__init__.py"))
+
+
 def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).with_suffix("").parts[0]
+    """``eqprop.core.models``."""
+    return ".".join(("eqprop", *path.relative_to(ROOT).with_suffix("").parts))
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
 
 
 def imports(path: Path) -> set[tuple[str, bool]]:
@@ -45,35 +61,65 @@ def imports(path: Path) -> set[tuple[str, bool]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path.name}: relative imports hide what they import"
-            found.add((node.module or "", id(node) in at_once))
+            if node.module == "eqprop":
+                found |= {(f"eqprop.{alias.name}", id(node) in at_once) for alias in node.names}
+            else:
+                found.add((node.module or "", id(node) in at_once))
         elif isinstance(node, ast.Import):
             found |= {(alias.name, id(node) in at_once) for alias in node.names}
     return found
 
 
-def test_every_module_has_its_place() -> None:
-    assert {name_of(path) for path in modules()} == set(RANK)
+def test_every_module_has_its_room() -> None:
+    assert {room_of(name_of(path)) for path in modules()} == set(ROOMS)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
-def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
+def test_no_arrow_points_up() -> None:
+    """The rooms can be put in an order in which each stands above all that it may import."""
+    graph = {room: may.split() for room, may in ROOMS.items() if may != "*"}
+    list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_a_module_imports_only_from_rooms_its_own_may_enter(path: Path) -> None:
     name = name_of(path)
+    may = ROOMS[room_of(name)]
     for imported, _ in imports(path):
-        if not imported.startswith("eqprop."):
-            assert imported != "eqprop", "import from the module that defines the name"
+        if imported.split(".")[0] == "eqprop" and room_of(imported) != room_of(name):
+            allowed = may == "*" or room_of(imported) in may.split()
+            assert allowed, f"{name} imports {imported}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    graph = {
+        name_of(path): {imported for imported, _ in imports(path) if imported.count(".") > 1}
+        for path in modules()
+    }
+    list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in modules() if room_of(name_of(p)) in WITHOUT_TORCH],
+    ids=name_of,
+)
+def test_what_help_needs_loads_nothing_heavy(path: Path) -> None:
+    for imported, now in imports(path):
+        if not now:
             continue
-        target = imported.split(".")[1]
-        if target != name:
-            assert RANK[target] < RANK[name], f"{name} imports {target}"
+        assert imported.split(".")[0] not in HEAVY
+        if imported.startswith("eqprop.") and imported.count(".") > 1:
+            # A module of another room is loaded, a room itself is not, until it is used.
+            assert room_of(imported) in WITHOUT_TORCH, imported
 
 
-@pytest.mark.parametrize("name", sorted(WITHOUT_TORCH))
-def test_what_help_needs_does_not_import_torch(name: str) -> None:
-    at_once = {imported.split(".")[0] for imported, now in imports(ROOT / f"{name}.py") if now}
-    assert not at_once & {"torch", "matplotlib", "sklearn", "safetensors"}
+@pytest.mark.parametrize("path", inits(), ids=name_of)
+def test_a_room_says_what_it_is_for_and_loads_nothing(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert {imported for imported, _ in imports(path)} <= {"lazy_loader"}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_a_module_says_what_it_is_and_what_it_offers(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
@@ -87,7 +133,16 @@ def test_a_module_says_what_it_is_and_what_it_offers(path: Path) -> None:
     assert "__all__" in assigned or path.name == "__main__.py"
 
 
-def test_every_public_name_can_be_had() -> None:
+@pytest.mark.parametrize("stub", sorted(ROOT.rglob("__init__.pyi")), ids=name_of)
+def test_every_name_a_room_offers_can_be_had(stub: Path) -> None:
+    room = import_module(name_of(stub).removesuffix(".__init__"))
+    names = vars(room)["__all__"]
+    assert names
+    for name in names:
+        assert hasattr(room, name)
+
+
+def test_public_names_say_what_they_are() -> None:
     names = vars(eqprop)["__all__"]
     assert "EquilibriumPropagation" in names
     for name in names:

@@ -2,7 +2,7 @@
 
 import sys
 
-from eqprop.cli import main
+from eqprop.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

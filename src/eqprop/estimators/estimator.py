@@ -7,7 +7,7 @@ the steady state, to the ``.grad`` of every parameter, as ``loss.backward()`` wo
     estimate = estimator(model, x, target)
     optimizer.step()
 
-but for :class:`~eqprop.estimators.ContinualEP`, which takes the optimizer's steps itself.
+but for :class:`~eqprop.estimators.continual.ContinualEP`, which takes the optimizer's steps itself.
 """
 
 from abc import ABC, abstractmethod
@@ -18,11 +18,11 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from eqprop.costs import Cost, SquaredError
-from eqprop.models import ConvergentModel
-from eqprop.relaxation import Relaxation
+from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.models import ConvergentModel
+from eqprop.core.phases import Relaxation
 
-__all__ = ["Estimate", "Estimator", "accumulate"]
+__all__ = ["Estimate", "Estimator", "accumulate", "random_sign"]
 
 
 @final
@@ -42,12 +42,12 @@ class Estimate:
 class Estimator(ABC):
     """Adds an estimate of ∂L/∂θ to the ``.grad`` of the model's parameters.
 
-    Write ``__call__`` and give it ``free_steps``; :func:`~eqprop.training.train` evaluates with
-    these attributes too.
+    Write ``__call__`` and give it ``free_steps``; :func:`~eqprop.training.loop.train` evaluates
+    with these attributes too.
 
     Attributes:
         free_steps: T.
-        tolerance: ends a phase early, see :func:`~eqprop.relaxation.relax`.
+        tolerance: ends a phase early, see :func:`~eqprop.core.phases.relax`.
         cost: ℓ.
     """
 
@@ -91,22 +91,3 @@ def random_sign(generator: torch.Generator | None) -> int:
     """+1 or −1, each as likely."""
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2, (), generator=generator, device=device).item()) * 2 - 1
-
-
-def check_beta(beta: float) -> None:
-    """Refuse a nudge of no strength."""
-    if not 0 < abs(beta) < float("inf"):
-        raise ValueError(f"beta: expected a finite number other than 0, got {beta}")
-
-
-def check_tolerance(tolerance: float | None) -> None:
-    """Refuse a tolerance that no relaxation takes."""
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance: expected a number >= 0, got {tolerance}")
-
-
-def check_steps(**steps: int | None) -> None:
-    """Refuse phases of no length, naming the argument."""
-    for name, count in steps.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}: expected at least 1 transition, got {count}")

@@ -1,0 +1,78 @@
+"""What the connections learned, as images: kernels of convolutions, and weights that see pixels.
+
+The first connection always is one: a kernel for every channel, or, where it is dense, the weights
+of every unit laid out as the input is. So are the convolutions above it, with a kernel for every
+pair of an upper with a lower channel. Dense weights higher up connect no places, and are left out.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from eqprop.networks.connections.conv_pool import ConvPool
+from eqprop.networks.connections.dense import Dense
+from eqprop.networks.connections.untied import Untied
+from eqprop.networks.layered import LayeredNetwork
+
+__all__ = ["WeightImages", "evenly", "weight_images"]
+
+MOST_UNITS = 64
+"""Most units of the first layer to be shown, where each has one image."""
+
+MOST_CHANNELS = 32
+"""Most channels to be shown on either side, where every pair has an image."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class WeightImages:
+    """The images of one connection.
+
+    Attributes:
+        layer: the upper layer, as messages call it.
+        kind: what its ``upper`` are: ``channels`` or ``units``.
+        images: (upper, lower, height, width).
+        upper: the numbers of those shown, ascending.
+        lower: likewise, of the channels below.
+        size: how many there are of both, shown or not.
+    """
+
+    layer: str
+    kind: str
+    images: Tensor
+    upper: tuple[int, ...]
+    lower: tuple[int, ...]
+    size: tuple[int, int]
+
+
+def weight_images(
+    network: LayeredNetwork, input_shape: tuple[int, int, int]
+) -> tuple[WeightImages, ...]:
+    """The images of the first connection, then those of the convolutions above it.
+
+    Args:
+        input_shape: (C, H, W).
+    """
+    found = []
+    for index, connection in enumerate(network.chain):
+        forward = connection.upward if isinstance(connection, Untied) else connection
+        if isinstance(forward, ConvPool):
+            kind, weight = "channels", forward.weight.detach()
+        elif isinstance(forward, Dense) and index == 0:
+            kind, weight = "units", forward.weight.detach().unflatten(1, input_shape)
+        else:
+            continue
+        size = (weight.shape[0], weight.shape[1])
+        upper = evenly(size[0], MOST_UNITS if size[1] == 1 else MOST_CHANNELS)
+        lower = evenly(size[1], MOST_CHANNELS)
+        images = weight[list(upper)][:, list(lower)].to("cpu", torch.float64)
+        found.append(WeightImages(network.layer_name(index), kind, images, upper, lower, size))
+    return tuple(found)
+
+
+def evenly(count: int, most: int) -> tuple[int, ...]:
+    """At most so many of the numbers 0 … count − 1, the same distance apart."""
+    shown = min(count, most)
+    return tuple(index * count // shown for index in range(shown))

@@ -1,0 +1,55 @@
+"""``eqprop evaluate``: measure the error of a trained network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eqprop import runs, training
+from eqprop.cli.options import add_options, add_usual, given
+from eqprop.settings import Experiment
+
+__all__ = ["add", "run"]
+
+_SUMMARY = "measure the error of a trained network"
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("evaluate", help=_SUMMARY, description=_SUMMARY)
+    parser.set_defaults(run=run)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument(
+        "--split", choices=("test", "train"), default="test", help="which samples (default: test)"
+    )
+    add_usual(parser, json="it")
+    add_options(parser, Experiment, only=("free_steps", "device"), default="default: as in the run")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure it."""
+    opened = runs.open_run(options.folder, given(options, Experiment), data_dir=options.data_dir)
+    experiment, network = opened.experiment, opened.network
+    with opened.blamed(), runs.enough_for(experiment):
+        found = training.evaluate(
+            network,
+            opened.data.train if options.split == "train" else opened.data.test,
+            experiment.free_steps,
+            tolerance=experiment.tolerance,
+            cost=runs.build_cost(experiment),
+        )
+    if options.json:
+        print(json.dumps({"epoch": opened.epochs, "split": options.split, **asdict(found)}))
+        return 0
+    residual = ", ".join(
+        f"{network.layer_name(index)} {value:.1e}" for index, value in enumerate(found.residual)
+    )
+    print(
+        f"{options.split} error {found.error:.2f} % of {found.samples} samples, "
+        f"loss {found.loss:.4f}, after {opened.epochs} epochs\n"
+        f"residual of the free phase after {experiment.free_steps} steps: {residual}"
+    )
+    return 0

@@ -1,0 +1,59 @@
+"""``eqprop presets``: list the presets, with the published results."""
+
+import argparse
+import json
+from typing import Any
+
+from eqprop.cli.options import add_usual
+from eqprop.cli.tables import print_table
+from eqprop.settings import PRESETS
+
+__all__ = ["add", "run"]
+
+_SUMMARY = "list the presets, with the published results"
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("presets", help=_SUMMARY, description=_SUMMARY)
+    parser.set_defaults(run=run)
+    add_usual(parser, data=False, json="them")
+
+
+def run(options: argparse.Namespace) -> int:
+    """List them."""
+    if options.json:
+        listed = {
+            name: {**vars(entry), "experiment": entry.experiment.to_json()}
+            for name, entry in PRESETS.items()
+        }
+        print(json.dumps(listed, indent=2))
+        return 0
+    headers = (
+        *("preset", "network", "optimizer", "learning rates", "T", "K", "β", "batch", "epochs"),
+        *("EP", "BPTT"),
+    )
+    rows = [
+        (
+            name,
+            entry.description,
+            e.optimizer if e.schedule == "constant" else f"{e.optimizer}, {e.schedule}",
+            " ".join(f"{rate:g}" for rate in e.learning_rates),
+            str(e.free_steps),
+            str(e.nudged_steps),
+            f"{e.beta:g}",
+            str(e.batch_size),
+            str(e.epochs),
+            entry.published_ep or "–",
+            entry.published_bptt or "–",
+        )
+        for name, entry in PRESETS.items()
+        for e in [entry.experiment]
+    ]
+    print_table(headers, rows, text=4)
+    print(
+        "\nEP, BPTT: published test error in % on MNIST, mean ± standard deviation of 5 trials "
+        "(train error).\nLearning rates are listed input side first. "
+        "Train one with: eqprop train PRESET"
+    )
+    return 0

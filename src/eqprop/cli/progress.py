@@ -1,0 +1,133 @@
+"""What a person sees while they wait: a live bar on a terminal, else a plain line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import lazy_loader
+
+from eqprop import training
+
+__all__ = ["Display", "Progress", "duration"]
+
+# Some hundredths of a second that --help need not wait for.
+tqdm: Any = lazy_loader.load("tqdm")
+
+
+@final
+class Progress:
+    """How far something has come, on standard error: within it, call what it gives with every part.
+
+    Args:
+        total: how many parts there will be.
+        unit: what a part is.
+        done: how many were done earlier.
+        delay: seconds in which nothing is shown.
+        interval: seconds between two plain lines.
+    """
+
+    def __init__(
+        self, total: int, unit: str, *, done: int = 0, delay: float = 2, interval: float = 10
+    ) -> None:
+        self._bar = tqdm.tqdm(
+            total=total,
+            initial=done,
+            unit=unit,
+            file=sys.stderr,
+            leave=False,
+            dynamic_ncols=True,
+            mininterval=0.2,
+            delay=delay,
+            disable=not sys.stderr.isatty(),
+        )
+        self._total, self._units = total, f"{unit}{'es' if unit.endswith(('s', 'ch')) else 's'}"
+        self._done, self._interval = done, interval
+        self._said = time.perf_counter()
+
+    def __enter__(self) -> Callable[[object], None]:
+        return self.tick
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def tick(self, what: object) -> None:
+        """A part is done: ``what`` says which, and is made a ``str`` only where that is shown."""
+        self._done += 1
+        if self._bar.disable:
+            if time.perf_counter() - self._said >= self._interval:
+                self.say(f"{what}: {self._done} of {self._total} {self._units}")
+        elif self._bar.update(1):
+            self._bar.set_description_str(str(what))
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._said = time.perf_counter()
+        self._bar.write(line, file=sys.stderr)
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+
+@final
+class Display:
+    """The progress of training.
+
+    Args:
+        epochs: how many there will be.
+        batches: mini-batches in each.
+        done: how many epochs were completed earlier.
+    """
+
+    def __init__(self, epochs: int, batches: int, done: int = 0) -> None:
+        self._epochs, self._done = epochs, done
+        self._started = time.perf_counter()
+        self._progress = Progress(
+            epochs * batches, "batch", done=done * batches, delay=0, interval=60
+        )
+
+    def batch(self, running: training.Running) -> None:
+        """A mini-batch is done."""
+        self._progress.tick(_Epoch(running, self._epochs))
+
+    def epoch(self, metrics: training.Metrics) -> None:
+        """An epoch is done."""
+        completed = metrics.epoch - self._done
+        left = (time.perf_counter() - self._started) / completed * (self._epochs - metrics.epoch)
+        self._progress.say(
+            f"epoch {metrics.epoch:>{len(str(self._epochs))}}/{self._epochs}  "
+            f"train error {metrics.train_error:6.2f} %  test error {metrics.test_error:6.2f} %  "
+            f"{_angles(metrics.weight_angles)}{metrics.seconds:.1f} s  {duration(left)} left"
+        )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._progress.close()
+
+
+@final
+@dataclass(frozen=True)
+class _Epoch:
+    running: training.Running
+    epochs: int
+
+    def __str__(self) -> str:
+        # To ask for the error waits for the device.
+        error = self.running.train_error
+        return f"epoch {self.running.epoch}/{self.epochs}, train error so far {error:.2f} %"
+
+
+def _angles(angles: Sequence[float]) -> str:
+    return f"weight angle {', '.join(f'{angle:.1f}°' for angle in angles)}  " if angles else ""
+
+
+def duration(seconds: float) -> str:
+    """Hours, if any, minutes and seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,187 @@
+"""``eqprop show``: draw a trained network.
+
+It writes, into the folder ``pictures`` of a run, or into another one:
+
+=====================================  =======================================================
+``kernels.png``, ``kernels-2.png`` …   what the first connection learned, and the convolutions
+                                       above it
+``states.png``                         one test sample, layer by layer: s_*, s_*^β and their
+                                       difference ÷ β
+``convergence.png``                    the free phase step by step
+``steps.png``                          test error and residual against the steps of the free phase
+``show.json``                          the numbers behind them
+=====================================  =======================================================
+"""
+
+import argparse
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from eqprop import pictures, runs
+from eqprop.cli.options import add_options, add_usual, given
+from eqprop.cli.progress import Progress
+from eqprop.errors import UsageError
+from eqprop.files import write_atomically
+from eqprop.settings import Experiment, Settings, setting, whole
+
+__all__ = ["ShowSettings", "add", "run"]
+
+_DESCRIPTION = """\
+Draw a trained network: what its first connection learned, and how it settles.
+
+  eqprop show runs/mine                       into runs/mine/pictures
+  eqprop show runs/mine --sample 7            another test sample
+  eqprop show runs/mine --free-steps 100      a longer free phase than in training
+  eqprop show runs/mine --test-samples 0      the error against T over all test samples
+"""
+
+_END = """\
+kernels.png      weights of the first connection; kernels-2.png … those of further convolutions
+states.png       a test sample, layer by layer: the free steady state, the nudged one, and their
+                 difference ÷ β (with symmetric nudging, that of both nudged ones ÷ 2β), from
+                 which every synapse learns
+convergence.png  how far the units still move in every step of the free phase, to 3 T, and what
+                 the output units do meanwhile
+steps.png        test error and residual against the number of steps: was T long enough?
+show.json        the numbers behind them
+
+Earlier pictures of this command are drawn anew. A run may still be training meanwhile.
+"""
+
+_PICTURES = ("states.png", "convergence.png", "steps.png")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ShowSettings(Settings):
+    """What to look at.
+
+    Raises:
+        ConfigurationError: a setting outside what is allowed.
+    """
+
+    sample: int = setting(0, "which test sample, from 0", allowed=whole(0))
+    test_samples: int = setting(
+        1000, "how many test samples to measure the error on; 0 means all", allowed=whole(0)
+    )
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "show", help="draw a trained network", description=_DESCRIPTION, epilog=_END
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a run")
+    add_usual(
+        parser, out="where to put the pictures (default: pictures in the run's)", json="the numbers"
+    )
+    add_options(parser, ShowSettings)
+    changeable = ("free_steps", "nudged_steps", "beta", "device")
+    add_options(parser, Experiment, only=changeable, default="default: as in the run")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw it."""
+    settings = ShowSettings(**given(options, ShowSettings))
+    changes = given(options, Experiment)
+    folder = options.out or options.folder / "pictures"
+    runs.require_folder(folder)
+    if options.out is not None:
+        _require_no_others(folder)
+    opened = runs.open_run(options.folder, changes, data_dir=options.data_dir)
+    steps = runs.look_steps(opened, settings.test_samples)
+    with opened.blamed(), Progress(steps, "step") as tick:
+        found = runs.look(opened, settings.sample, settings.test_samples, tick)
+    # A folder's name may hold bytes that are no text.
+    name = options.folder.resolve().name.encode(errors="replace").decode()
+    experiment = opened.experiment
+    with runs.RunFolder(folder).claimed():
+        title = f"{name} after {opened.epochs} epoch{'s' * (opened.epochs != 1)}"
+        drawn = _draw(found, experiment, title, settings.sample, folder)
+        numbers = {
+            "of": name,
+            "epoch": opened.epochs,
+            "sample": settings.sample,
+            "free_steps": experiment.free_steps,
+            "nudged_steps": experiment.nudged_steps,
+            "beta": experiment.beta,
+            "nudging": "symmetric" if found.phases.symmetric else "one-sided",
+            "pictures": drawn,
+            **found.to_json(),
+        }
+        # Last: where it lies, everything else does.
+        write_atomically(folder / "show.json", (json.dumps(numbers, indent=2) + "\n").encode())
+    said = f"{', '.join(drawn)} and show.json are in {folder}"
+    print(json.dumps(numbers) if options.json else said)
+    return 0
+
+
+def _earlier(folder: Path) -> list[str]:
+    """The pictures that lie there as this command's own."""
+    try:
+        listed = json.loads((folder / "show.json").read_text())["pictures"]
+        return [name for name in listed if re.fullmatch(r"[a-z]+(-\d+)?\.png", name)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _require_no_others(folder: Path) -> None:
+    """Refuse a folder that has other pictures of these names."""
+    mine = _earlier(folder)
+    for name in ("kernels.png", *_PICTURES):
+        if (folder / name).exists() and name not in mine:
+            raise UsageError(
+                f"{folder}: expected a folder without other pictures of these names, found "
+                f"{name}; choose another --out"
+            )
+
+
+def _draw(
+    found: "runs.Findings", experiment: Experiment, title: str, sample: int, folder: Path
+) -> list[str]:
+    """Draw everything; the names of the files."""
+    earlier = _earlier(folder)
+    steps = experiment.free_steps
+    names = []
+    for index, images in enumerate(found.images, 1):
+        names.append("kernels.png" if index == 1 else f"kernels-{index}.png")
+        pictures.draw_weight_images(images, title, folder / names[-1])
+    for stale in earlier:
+        # Of a network with more convolutions, drawn here earlier.
+        if stale not in names and stale.startswith("kernels"):
+            (folder / stale).unlink(missing_ok=True)
+    taken = int(found.phases.free[-1].argmax())
+    answer = "" if taken == found.label else f", taken for {taken}"
+    pictures.draw_phases(
+        found.phases,
+        found.x,
+        found.label,
+        f"{title}: test sample {sample}{answer}\n"
+        f"T = {steps}, K = {experiment.nudged_steps}, β = {experiment.beta:g}; "
+        f"residual after T steps: {found.phases.residual:.1g}",
+        folder / "states.png",
+    )
+    pictures.draw_convergence(
+        found.residual,
+        found.watched,
+        found.outputs,
+        found.label,
+        steps,
+        (f"{title}: free phase", f"test sample {sample}, class {found.label}{answer}"),
+        folder / "convergence.png",
+    )
+    by_step = found.by_step
+    at = by_step.error[by_step.steps.index(steps)]
+    pictures.draw_error_by_step(
+        by_step,
+        steps,
+        f"{title}: {by_step.samples} test samples\n"
+        f"test error {at:.2f} % after T = {steps} steps, {by_step.error[-1]:.2f} % after "
+        f"{by_step.steps[-1]}",
+        folder / "steps.png",
+    )
+    return [*names, *_PICTURES]

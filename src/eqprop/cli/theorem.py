@@ -1,0 +1,349 @@
+"""``eqprop theorem``: compare EP with backpropagation through time, step by step.
+
+It writes, into a new folder:
+
+=====================================  =======================================================
+``metrics.json``                       every figure, the settings, versions and hardware
+``states.png``, ``parameters.png``     processes of a few neurons and synapses
+``layers.png``                         error and signs per layer and parameter
+``error-against-beta.png``             log-log, with the slope
+``sweep.png``                          error over a grid of settings, if one was asked for
+=====================================  =======================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eqprop import analysis, pictures, runs
+from eqprop.cli.options import add_options, add_usual, given
+from eqprop.cli.progress import Progress
+from eqprop.cli.tables import print_table
+from eqprop.errors import ConfigurationError, UsageError
+from eqprop.files import write_atomically
+from eqprop.settings import SWEPT, THEOREM_PRESETS, Experiment, TheoremSettings
+
+__all__ = ["add", "run"]
+
+_DESCRIPTION = """\
+Compare EP with backpropagation through time at every step of the nudged phase, in neurons and
+in synapses (Theorem 1), on a network before training or on the network of a run:
+
+  eqprop theorem eb-1h                          as in the published figures
+  eqprop theorem p-1h --batches 10              mean and spread over mini-batches
+  eqprop theorem runs/mine                      a trained network, with the T, K and β of its run
+  eqprop theorem c-vf-1h --angle 45             untied weights: the gradient is followed less well
+  eqprop theorem digits --sweep beta=0.01,0.1 --sweep free-steps=20,50,150
+
+Presets:
+"""
+
+_END = """\
+The folder receives metrics.json, the processes (states.png, parameters.png), the error per layer
+(layers.png), the error against β (error-against-beta.png) and that of a sweep (sweep.png).
+All is computed in float64. For networks and models of your own see eqprop.compare.
+"""
+
+_SYMBOLS = {"beta": "β", "free_steps": "T", "nudged_steps": "K"}
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    presets = "".join(
+        f"  {name:<8} {entry.description}: T = {entry.settings.free_steps}, "
+        f"K = {entry.settings.nudged_steps}, β = {entry.settings.beta:g}\n"
+        for name, entry in THEOREM_PRESETS.items()
+    )
+    parser = commands.add_parser(
+        "theorem",
+        help="compare EP with backpropagation through time, step by step",
+        description=_DESCRIPTION + presets,
+        epilog=_END,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("of", metavar="PRESET|RUN_DIR", help="a preset, or the folder of a run")
+    parser.add_argument(
+        "--angle",
+        type=float,
+        metavar="DEGREES",
+        help="untie the backward weights of a preset, so far from the forward ones (0 to 180)",
+    )
+    parser.add_argument(
+        "--before-training", action="store_true", help="of a run: its network as it began"
+    )
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="SETTING=N,N,…",
+        help="a grid of this setting's values; up to three times, for "
+        f"{', '.join(name.replace('_', '-') for name in SWEPT)}",
+    )
+    add_usual(
+        parser,
+        out="new folder for the results (default: runs/theorem-PRESET-DATE-TIME)",
+        json="the metrics",
+    )
+    add_options(parser, TheoremSettings, default="default: as in the preset or the run, else {}")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare, print the figures and write them into a folder."""
+    started = time.perf_counter()
+    name, settings, experiment = _chosen(options)
+    grid = _grid(options.sweep)
+    if grid:
+        # A point that cannot be is refused before anything is computed.
+        list(analysis.grid_points(settings, grid))
+    if options.out is not None:
+        runs.RunFolder(options.out).require_new()
+    with runs.enough_memory(
+        f"batches = {settings.batches}, batch_size = {settings.batch_size}", settings.device
+    ):
+        subject = _subject(options, settings, experiment)
+    # As early as what can fail for want of data is done: to find out later would waste minutes.
+    folder = options.out or runs.new_folder(f"theorem-{name}")
+    with runs.RunFolder(folder).begun():
+        diagnosis, swept = _compute(subject, settings, grid)
+        metrics = {
+            # A folder's name may hold bytes that are no text.
+            "of": name.encode(errors="replace").decode(),
+            "trained": options.of not in THEOREM_PRESETS and not options.before_training,
+            "settings": settings.to_json(),
+            "network": None if experiment is None else experiment.to_json(),
+            **analysis.to_json(diagnosis),
+            **({"sweep": [analysis.cell_to_json(cell) for cell in swept]} if grid else {}),
+            "environment": runs.environment(settings.threads, settings.device),
+            "seconds": time.perf_counter() - started,
+        }
+        title = _title(metrics["of"], settings)
+        _draw(diagnosis, swept, title, metrics["of"], folder)
+        # Last: where it lies, everything else does.
+        written = json.dumps(metrics, indent=2) + "\n"
+        write_atomically(folder / "metrics.json", written.encode())
+    if options.json:
+        print(json.dumps(metrics))
+        return 0
+    _print(diagnosis, title)
+    if swept:
+        _print_sweep(swept)
+    print(f"\neverything is in {folder}")
+    return 0
+
+
+def _chosen(options: argparse.Namespace) -> tuple[str, TheoremSettings, Experiment | None]:
+    """What to call it, how to look, and the network with its data; none: the toy model."""
+    changes = given(options, TheoremSettings)
+    if "eta" in changes:
+        # η = 0 is always there, to compare with.
+        changes["eta"] = tuple(eta for eta in changes["eta"] if eta)
+    entry, path = THEOREM_PRESETS.get(options.of), Path(options.of)
+    if entry is not None:
+        name, settings, experiment = options.of, entry.settings, entry.experiment
+    elif path.is_dir():
+        name, experiment = path.resolve().name, runs.RunFolder(path).read_config().experiment
+        settings = TheoremSettings.of_run(experiment)
+    else:
+        raise UsageError(
+            f"{options.of}: expected one of {', '.join(THEOREM_PRESETS)}, or the folder of a run"
+        )
+    if entry is not None and options.before_training:
+        raise UsageError(
+            "--before-training: expected it with the folder of a run; "
+            "the network of a preset is not trained"
+        )
+    if options.angle is not None:
+        if entry is None or experiment is None:
+            raise UsageError(
+                "--angle: expected it with the preset of a layered network; the weights of "
+                f"{options.of} are what they are"
+            )
+        experiment = experiment.override({"weight_angle": options.angle})
+        name = f"{name}-angle-{options.angle:g}"
+    return name, settings.override(changes), experiment
+
+
+def _subject(
+    options: argparse.Namespace, settings: TheoremSettings, experiment: Experiment | None
+) -> runs.Subject:
+    """The model to look at, and its mini-batches."""
+    if experiment is None:
+        return runs.toy_subject(settings)
+    device = {"device": settings.device}
+    if options.of in THEOREM_PRESETS:
+        # Weights are drawn in float32 anyhow, and data in float64 would take twice the memory.
+        built = experiment.override({**device, "seed": settings.seed, "dtype": "float32"})
+        dataset = runs.build_data(built, options.data_dir)
+        network = runs.build_network(built, dataset.input_shape, dataset.classes)
+    else:
+        opened = runs.open_run(
+            Path(options.of),
+            device,
+            data_dir=options.data_dir,
+            before_training=options.before_training,
+        )
+        network, dataset = opened.network, opened.data
+    return runs.network_subject(network, runs.build_cost(experiment), dataset, settings)
+
+
+def _grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of every swept setting: ``["beta=0.01,0.1"]`` gives ``{"beta": [0.01, 0.1]}``."""
+    known = [name.replace("_", "-") for name in SWEPT]
+    grid: dict[str, list[Any]] = {}
+    for sweep in sweeps:
+        word, separator, values = sweep.partition("=")
+        name = word.replace("-", "_")
+        if word not in known or not separator:
+            raise UsageError(
+                f"--sweep {sweep}: expected SETTING=N,N,… with SETTING one of {', '.join(known)}"
+            )
+        if name in grid:
+            raise UsageError(f"--sweep {sweep}: expected {word} once, got it twice")
+        try:
+            parsed = [TheoremSettings.read(name, value) for value in values.split(",")]
+        except ConfigurationError as error:
+            raise UsageError(f"--sweep {sweep}: {error}") from None
+        if len(set(parsed)) < len(parsed):
+            raise UsageError(f"--sweep {sweep}: expected every value once")
+        grid[name] = parsed
+    return grid
+
+
+def _compute(
+    subject: runs.Subject, settings: TheoremSettings, grid: Mapping[str, Sequence[float]]
+) -> tuple[analysis.Diagnosis, list[analysis.Cell]]:
+    cells = len(list(analysis.grid_points(settings, grid))) if grid else 0
+    taking = f"nudged_steps = {settings.nudged_steps}, batch_size = {settings.batch_size}"
+    looked_at = subject.model, subject.batches, settings
+    with (
+        Progress(analysis.ticks(settings, cells), "process") as tick,
+        runs.enough_memory(taking, settings.device),
+    ):
+        diagnosis = analysis.diagnose(*looked_at, cost=subject.cost, tick=tick)
+        if not grid:
+            return diagnosis, []
+        return diagnosis, analysis.sweep(*looked_at, grid, cost=subject.cost, tick=tick)
+
+
+def _title(name: str, settings: TheoremSettings) -> str:
+    return (
+        f"{name}: T = {settings.free_steps}, K = {settings.nudged_steps}, β = {settings.beta:g}"
+        f"{', symmetric' if settings.nudging == 'symmetric' else ''}"
+    )
+
+
+def _draw(
+    diagnosis: analysis.Diagnosis,
+    swept: Sequence[analysis.Cell],
+    title: str,
+    name: str,
+    folder: Path,
+) -> None:
+    for what in ("states", "parameters"):
+        if getattr(diagnosis, what):
+            pictures.draw_processes(diagnosis, what, title, folder / f"{what}.png")
+    pictures.draw_layers(diagnosis, title, folder / "layers.png")
+    settings = diagnosis.settings
+    fixed = f"{name}: T = {settings.free_steps}, K = {settings.nudged_steps}"
+    pictures.draw_error_against_beta(diagnosis, fixed, folder / "error-against-beta.png")
+    if swept:
+        others = ", ".join(
+            f"{symbol} = {getattr(settings, setting):g}"
+            for setting, symbol in _SYMBOLS.items()
+            if setting not in swept[0].settings
+        )
+        pictures.draw_sweep(swept, f"{name}: {others}" if others else name, folder / "sweep.png")
+
+
+def _print(diagnosis: analysis.Diagnosis, title: str) -> None:
+    settings = diagnosis.settings
+    print(
+        f"{title}, {settings.batches} mini-batch{'es' * (settings.batches > 1)} of "
+        f"{settings.batch_size}, float64"
+    )
+    for eta, found in zip(diagnosis.etas, diagnosis.by_eta, strict=True):
+        print()
+        headers = f"η = {eta:g}", "relative error", "cosine", "angle", "equal signs"
+        print_table(headers, _rows(found))
+        spread = f" ± {found.spread.total_update_angle:.1g}" if found.batches > 1 else ""
+        print(
+            "angle between the total update of EP and minus the total gradient of BPTT, weights: "
+            f"{found.mean.total_update_angle:.3g}{spread}°"
+        )
+    _print_slope(diagnosis)
+    premise = diagnosis.premise
+    residual = ", ".join(
+        f"{layer} {value:.1e}"
+        for layer, value in zip(premise.layers, premise.residual, strict=True)
+    )
+    print(f"residual of the free phase: {residual}")
+    if premise.holds:
+        print("premise: holds, the free phase was steady")
+    for problem in premise.problems:
+        print(f"PREMISE FAILS: {problem}")
+
+
+def _print_slope(diagnosis: analysis.Diagnosis) -> None:
+    curve = diagnosis.curve
+    held = [beta for beta, holds in zip(curve.beta, curve.holds, strict=True) if holds]
+    if len(held) < 2:
+        print("\nerror against β: no slope, as the premise fails")
+        return
+    print(
+        f"\nerror ∝ β^slope for β from {held[0]:g} to {held[-1]:g}: "
+        f"slope {curve.slope(curve.states):.2f} for states, "
+        f"{curve.slope(curve.parameters):.2f} for parameters"
+    )
+
+
+def _rows(found: analysis.Average) -> list[tuple[str, ...]]:
+    """What is compared, and how well it agrees."""
+    rows = []
+    for whole, parts in (("states", "by_layer"), ("parameters", "by_parameter")):
+        means, spreads = (
+            {whole: getattr(of, whole), **{f"  {n}": a for n, a in getattr(of, parts).items()}}
+            for of in (found.mean, found.spread)
+        )
+        for label, of in means.items():
+            mean, spread = of.overall, spreads[label].overall.relative_error
+            error = f"{mean.relative_error:.3g}" + f" ± {spread:.1g}" * (found.batches > 1)
+            signs = f"{100 * mean.sign_agreement:.2f} %"
+            rows.append((label, error, f"{mean.cosine:.5f}", f"{mean.angle:.3g}°", signs))
+    return rows
+
+
+def _print_sweep(cells: Sequence[analysis.Cell]) -> None:
+    names = list(cells[0].settings)
+    headers = (
+        *(_SYMBOLS[name] for name in names),
+        "error states",
+        "error parameters",
+        "signs states",
+        "signs parameters",
+        "angle of total",
+        "residual",
+        "premise",
+    )
+    rows = []
+    for cell in cells:
+        mean = cell.average.mean
+        states, parameters = mean.states.overall, mean.parameters.overall
+        rows.append(
+            (
+                *(f"{cell.settings[name]:g}" for name in names),
+                f"{states.relative_error:.3g}",
+                f"{parameters.relative_error:.3g}",
+                f"{100 * states.sign_agreement:.2f} %",
+                f"{100 * parameters.sign_agreement:.2f} %",
+                f"{mean.total_update_angle:.3g}°",
+                f"{max(mean.premise.residual):.1e}",
+                "holds" if mean.premise.holds else "FAILS",
+            )
+        )
+    print()
+    print_table(headers, rows, text=0)

@@ -1,0 +1,5 @@
+"""What Equilibrium Propagation is made of: models, costs, transitions, phases."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

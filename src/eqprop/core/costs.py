@@ -1,0 +1,70 @@
+r"""Costs ℓ(ŷ, y): what the output layer should come to.
+
+A cost gives one value per sample; losses are means over the batch. Its gradient at the output is
+what nudges the network: in the nudged phase the output layer receives the force −β ∂ℓ/∂ŷ.
+"""
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor
+
+__all__ = ["Cost", "SquaredError", "require_per_sample"]
+
+
+def require_per_sample(name: str, value: Tensor, samples: int) -> Tensor:
+    """``value``, if it is one number per sample.
+
+    Raises:
+        ValueError: it is not of shape (B,): a mean or a sum over the batch, for instance.
+    """
+    if value.shape != (samples,):
+        raise ValueError(
+            f"{name}: expected one value per sample, shape ({samples},), got {tuple(value.shape)}"
+        )
+    return value
+
+
+class Cost(ABC):
+    """ℓ(ŷ, y), per sample.
+
+    Write ``__call__``; override :meth:`gradient` where an explicit formula is faster than autograd.
+    """
+
+    @abstractmethod
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """ℓ for every sample: ``output`` and ``target`` (B, …) give (B,)."""
+
+    def gradient(self, output: Tensor, target: Tensor) -> Tensor:
+        """∂ℓ/∂ŷ for every sample, shaped like ``output``.
+
+        Raises:
+            ValueError: the cost is not one value per sample.
+        """
+        with torch.enable_grad():
+            at = output.detach().requires_grad_()
+            cost = require_per_sample("cost", self(at, target), len(output))
+            (gradient,) = torch.autograd.grad(cost.sum(), at)
+        return gradient
+
+
+@final
+class SquaredError(Cost):
+    """ℓ = ½‖ŷ − y‖², the cost of the published experiments.
+
+    Raises:
+        ValueError: output and target are not of one shape (labels, for instance, are to be made
+            targets first, see :func:`~eqprop.data.dataset.one_hot`).
+    """
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * self.gradient(output, target).square().flatten(1).sum(1)
+
+    def gradient(self, output: Tensor, target: Tensor) -> Tensor:
+        if output.shape != target.shape:
+            raise ValueError(
+                f"target: expected the shape of the output, {tuple(output.shape)}, "
+                f"got {tuple(target.shape)}"
+            )
+        return output - target

@@ -1,0 +1,36 @@
+"""Derivatives by autograd, wherever an explicit formula is not at hand."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["derivative"]
+
+
+def derivative(
+    function: Callable[..., Tensor], at: Sequence[Tensor], weights: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """(∂ function / ∂ each argument)ᵀ weights; differentiable itself where gradients are enabled.
+
+    Args:
+        function: of the tensors in ``at``; its value is summed, unless there are weights.
+        at: its arguments.
+        weights: of the shape of its value.
+    """
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Nodes of their own: one argument may have been computed from another, and the derivative
+        # by the one must not run through the other.
+        nodes = tuple(
+            tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+            for tensor in at
+        )
+        value = function(*nodes)
+        return torch.autograd.grad(
+            value.sum() if weights is None else value,
+            nodes,
+            weights,
+            create_graph=differentiable,
+            materialize_grads=True,
+        )

@@ -1,0 +1,284 @@
+r"""Convergent models: recurrent networks with a static input that settle to a steady state.
+
+A model is one transition, s_{t+1} = F(x, s_t, θ), of a state s = (s¹ … sᴺ): one tensor per layer,
+batch first, input side first, the output layer last. In the nudged phase the output layer also
+receives a force −β ∂ℓ/∂s, added outside the activation::
+
+    s_{t+1} = clip(σ(f(x, s_t, θ)) + ε · force)
+
+with a field f, and optionally an activation σ, a time step ε and clipping.
+
+=======================  ==================================================  ===================
+kind                     what a user writes                                  field f
+=======================  ==================================================  ===================
+:class:`PrimitiveModel`  a primitive function ``phi(x, state) -> (B,)``      ∂Φ/∂s
+:class:`EnergyModel`     an energy ``energy(x, state) -> (B,)``              s − ε ∂E/∂s
+:class:`VectorFieldModel`  ``field(x, state) -> state``                      itself
+=======================  ==================================================  ===================
+
+With no activation and no clipping, a primitive model is *exact*: F is the gradient of Φ, and the
+theory holds to first order in β. With an activation (the *prototypical* setting) it is approximate.
+
+Every model gives one scalar per sample whose θ-gradient is its local learning rule::
+
+    contrast(x, before, after, anchor) = Φ(after) − Φ(before)             primitive models
+                                       = ⟨f(anchor), after − before⟩      vector fields
+
+both divided by ε, so that Δθ = (1/β) ∂/∂θ contrast with β the continuous-time one (for ε = 1,
+the discrete one).
+
+Source: Ernoult et al., "Updates of Equilibrium Prop Match Gradients of Backprop Through Time in an
+RNN with Static Input", https://arxiv.org/abs/1905.13633; "Equilibrium
+Propagation with Continual Weight Updates", https://arxiv.org/abs/2005.04168, for vector fields.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eqprop.core.activations import Rho, as_activation
+from eqprop.core.costs import require_per_sample
+from eqprop.core.derivative import derivative
+
+__all__ = [
+    "ConvergentModel",
+    "EnergyModel",
+    "PrimitiveModel",
+    "State",
+    "VectorFieldModel",
+    "half_square_norm",
+    "own_memory",
+    "parameter_gradients",
+]
+
+State = tuple[Tensor, ...]
+"""One tensor (B, …) per layer, input side first, the output layer last."""
+
+
+class ConvergentModel(nn.Module, ABC):
+    """s_{t+1} = clip(σ(f(x, s_t, θ)) + ε · force).
+
+    Args:
+        shapes: the shape of each layer's state without the batch, input side first, the output
+            layer last; an ``int`` stands for a vector of that size. The input is not a layer.
+        activation: σ; none makes the transition the field itself.
+        epsilon: the time step ε > 0 by which a nudging force is multiplied; 1 in discrete time.
+        clip: the interval every state is kept in; none leaves it free.
+
+    Raises:
+        ValueError: no layer, an empty layer, ε ≤ 0, an empty interval, an unknown activation.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[int | Sequence[int]],
+        *,
+        activation: Rho | None = None,
+        epsilon: float = 1.0,
+        clip: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.shapes = tuple((s,) if isinstance(s, int) else tuple(s) for s in shapes)
+        if not self.shapes or any(size < 1 for shape in self.shapes for size in shape):
+            raise ValueError(f"shapes: expected layers of at least one unit, got {tuple(shapes)}")
+        if not epsilon > 0:
+            raise ValueError(f"epsilon: expected a time step > 0, got {epsilon}")
+        if clip is not None and not clip[0] < clip[1]:
+            raise ValueError(f"clip: expected an interval (low, high) with low < high, got {clip}")
+        self.activation = None if activation is None else as_activation(activation)
+        self.epsilon = float(epsilon)
+        self.clip = clip
+
+    def drive(self, x: Tensor) -> Any:
+        """What depends on the static input alone, computed once per relaxation: here x itself."""
+        return x
+
+    @abstractmethod
+    def field(self, drive: Any, state: State) -> State:
+        """f(x, s, θ), one tensor per layer; ``drive`` is what :meth:`drive` returned."""
+
+    @abstractmethod
+    def contrast(self, x: Tensor, before: State, after: State, anchor: State) -> Tensor:
+        """One value per sample, (B,), whose θ-gradient ÷ β is the local learning rule.
+
+        ``before`` and ``after`` are the two states compared, ``anchor`` the one at which a vector
+        field is differentiated: the free steady state for EP, the earlier state for continual EP.
+        """
+
+    def initial_state(self, x: Tensor) -> State:
+        """s₀ = 0 for every sample of x, (B, …)."""
+        return tuple(x.new_zeros((len(x), *shape)) for shape in self.shapes)
+
+    def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
+        """One transition; ``force``, −β ∂ℓ/∂s (B, …), nudges the output layer."""
+        *hidden, output = self.field(drive, state)
+        return (*(self.advance(layer) for layer in hidden), self.advance(output, force))
+
+    def advance(self, field: Tensor, force: Tensor | None = None) -> Tensor:
+        """clip(σ(field) + ε · force): the next state of a layer from its field."""
+        after = field if self.activation is None else self.activation(field)
+        if force is not None:
+            after = torch.add(after, force, alpha=self.epsilon)
+        return after if self.clip is None else after.clamp(*self.clip)
+
+    def contrast_gradients(
+        self,
+        x: Tensor,
+        before: State,
+        after: State,
+        anchor: State,
+        scale: float = 1.0,
+        only: Container[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """scale · ∂/∂θ of the batch mean of :meth:`contrast`, by parameter name, by autograd.
+
+        Parameters that do not require a gradient are left out, and those not among ``only``, if it
+        is given; one on which the contrast does not depend has a gradient of zero.
+        """
+        with torch.enable_grad():
+            mean = self.contrast(x, before, after, anchor).mean() * scale
+        return parameter_gradients(self, (mean,), only=only)
+
+    def layer_name(self, index: int) -> str:
+        """What messages call a layer of the state."""
+        return "output layer" if index == len(self.shapes) - 1 else f"hidden layer {index + 1}"
+
+    def parameter_name(self, name: str) -> str:
+        """What messages call a parameter."""
+        return f"parameter {name}"
+
+
+class PrimitiveModel(ConvergentModel):
+    """F = σ(∂Φ/∂s) for a primitive function Φ(x, s, θ): write :meth:`phi`, nothing else.
+
+    The derivatives come from autograd (so run it under ``torch.no_grad``, never under
+    ``torch.inference_mode``). A subclass may override :meth:`drive` with what x alone decides,
+    which :meth:`phi` then receives for x, and :meth:`field` and :meth:`contrast_gradients` with
+    explicit formulas that agree with autograd.
+
+    Example: a Hopfield-like network of your own::
+
+        class Mine(PrimitiveModel):
+            def __init__(self):
+                super().__init__([32, 10], activation="tanh")
+                self.a = nn.Linear(64, 32)
+                self.b = nn.Linear(32, 10)
+
+            def phi(self, x, state):
+                hidden, output = state
+                return (hidden * self.a(x)).sum(1) + (output * self.b(hidden)).sum(1)
+    """
+
+    @abstractmethod
+    def phi(self, x: Tensor, state: State) -> Tensor:
+        """Φ(x, s, θ) for every sample: x (B, …), or what :meth:`drive` made of it, and state give
+        (B,)."""
+
+    def field(self, drive: Any, state: State) -> State:
+        """∂Φ/∂s by autograd; differentiable itself where gradients are enabled.
+
+        Raises:
+            ValueError: phi does not return one value per sample.
+        """
+        samples = len(state[0])
+        return derivative(
+            lambda *at: require_per_sample("phi", self.phi(drive, at), samples), state
+        )
+
+    def contrast(self, x: Tensor, before: State, after: State, anchor: State) -> Tensor:
+        """(Φ(after) − Φ(before)) / ε; the anchor plays no part."""
+        drive = self.drive(x)
+        return (self.phi(drive, after) - self.phi(drive, before)) / self.epsilon
+
+
+class EnergyModel(PrimitiveModel):
+    """Real-time dynamics of an energy: s ← clip(s − ε ∂E/∂s − ε β ∂ℓ/∂s). Write :meth:`energy`.
+
+    It is the primitive model of Φ = ½‖s‖² − ε E. Its learning rule is −∂E/∂θ, with β the
+    continuous-time one.
+
+    Args:
+        shapes: as for :class:`ConvergentModel`.
+        epsilon: the time step ε > 0 of Euler's method.
+        clip: the interval every state is kept in; none leaves it free.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[int | Sequence[int]],
+        *,
+        epsilon: float,
+        clip: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(shapes, epsilon=epsilon, clip=clip)
+
+    @abstractmethod
+    def energy(self, x: Tensor, state: State) -> Tensor:
+        """E(x, s, θ) for every sample: x (B, …) and state give (B,)."""
+
+    def phi(self, x: Tensor, state: State) -> Tensor:
+        """Φ = ½‖s‖² − ε E."""
+        energy = require_per_sample("energy", self.energy(x, state), len(state[0]))
+        return half_square_norm(state) - self.epsilon * energy
+
+
+class VectorFieldModel(ConvergentModel):
+    """F = σ(f(x, s, θ)) for any vector field f: write :meth:`field`, nothing else.
+
+    The learning rule is Δθ = (1/β) (∂f/∂θ(anchor))ᵀ (after − before) (VF and
+    C-VF in 2005.04168). With an activation, f is the pre-activation.
+    """
+
+    def contrast(self, x: Tensor, before: State, after: State, anchor: State) -> Tensor:
+        """⟨f(anchor), after − before⟩ / ε."""
+        field = self.field(self.drive(x), anchor)
+        products = (
+            (f * (a - b)).flatten(1).sum(1) for f, a, b in zip(field, after, before, strict=True)
+        )
+        return torch.stack(tuple(products)).sum(0) / self.epsilon
+
+
+def parameter_gradients(
+    model: nn.Module,
+    outputs: Sequence[Tensor],
+    weights: Sequence[Tensor] | None = None,
+    only: Container[str] | None = None,
+) -> dict[str, Tensor]:
+    """Σ ⟨weight, ∂output/∂θ⟩ by autograd, by the names of the parameters that require a gradient.
+
+    Zero where nothing depends on a parameter. With ``only``, the others are left out.
+    """
+    trained = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.requires_grad and (only is None or name in only)
+    }
+    live = [index for index, output in enumerate(outputs) if output.requires_grad]
+    if not trained or not live:
+        return {name: torch.zeros_like(p) for name, p in trained.items()}
+    gradients = torch.autograd.grad(
+        [outputs[index] for index in live],
+        list(trained.values()),
+        None if weights is None else [weights[index] for index in live],
+        materialize_grads=True,
+    )
+    return own_memory(dict(zip(trained, gradients, strict=True)))
+
+
+def own_memory(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, each with memory of its own, as a ``.grad`` has."""
+    owned: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, gradient in gradients.items():
+        shared = gradient.data_ptr() in seen or not gradient.is_contiguous()
+        owned[name] = gradient.clone() if shared else gradient
+        seen.add(gradient.data_ptr())
+    return owned
+
+
+def half_square_norm(state: State) -> Tensor:
+    """½‖s‖² over all layers, per sample."""
+    return 0.5 * torch.stack([s.square().flatten(1).sum(1) for s in state]).sum(0)

@@ -1,0 +1,55 @@
+r"""The nudge: what pulls the output layer a little towards the target.
+
+In the nudged phase the output layer receives the force −β ∂ℓ/∂ŷ(ŷ, y), added outside the
+activation. β > 0 pulls towards the target, β < 0 pushes away from it.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from eqprop.core.costs import Cost
+from eqprop.core.models import State
+
+__all__ = ["Nudge", "nudge", "require_beta"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Nudge:
+    """The force −β ∂ℓ/∂ŷ(ŷ, y) on the output layer, as a function of the state.
+
+    Args:
+        cost: ℓ.
+        target: y, shaped like the output layer, (B, …).
+        beta: β ≠ 0; in real time the continuous-time one.
+
+    Raises:
+        ValueError: β = 0 or not finite.
+    """
+
+    cost: Cost
+    target: Tensor
+    beta: float
+
+    def __post_init__(self) -> None:
+        require_beta(self.beta)
+
+    def __call__(self, state: State) -> Tensor:
+        return self.cost.gradient(state[-1], self.target) * -self.beta
+
+    @property
+    def phase(self) -> str:
+        """What messages call the phase in which it acts."""
+        return f"nudged phase (beta {self.beta:+g})"
+
+
+nudge = Nudge
+"""The earlier name."""
+
+
+def require_beta(beta: float) -> None:
+    """Refuse a nudge of no strength, or of a strength beyond all numbers."""
+    if not 0 < abs(beta) < float("inf"):
+        raise ValueError(f"beta: expected a finite number other than 0, got {beta}")

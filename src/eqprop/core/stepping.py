@@ -1,0 +1,121 @@
+r"""The one stepping loop: s_{t+1} = F(x, s_t, θ), and in the nudged phase a force on the output
+layer.
+
+Whatever takes a step iterates over :func:`transitions`: relaxations, the processes of Theorem 1,
+backpropagation through time and the pictures; the search for the first step that was not finite
+takes the same ones again.
+What is to be recorded, or measured, is for whoever iterates: each turn gives the states before and
+after it, and nothing else is kept.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqprop.core.models import ConvergentModel, State
+
+__all__ = ["NonFiniteError", "require_finite", "residual", "trajectory", "transitions"]
+
+
+class NonFiniteError(ArithmeticError):
+    """A state or a parameter stopped being finite; the message says which, and where."""
+
+
+def transitions(
+    model: ConvergentModel,
+    drive: Any,
+    state: State,
+    steps: int,
+    *,
+    nudge: Callable[[State], Tensor] | None = None,
+    update: Callable[[State, State], Any] | None = None,
+    phase: str = "free phase",
+) -> Iterator[tuple[State, State]]:
+    """(s_t, s_{t+1}) for t = 0 … steps − 1.
+
+    Gradients flow through every transition where they are enabled; otherwise memory does not grow
+    with ``steps``.
+
+    Args:
+        drive: ``model.drive(x)``. state: s_0. steps: T in the free phase, K in the nudged one.
+        nudge: what pulls at the output layer, see :class:`~eqprop.core.nudging.Nudge`; nothing in
+        the
+            free phase.
+        update: called after every transition with the states before and after it; it may change
+            the parameters, and returns the drive from then on.
+        phase: what messages call it.
+
+    Raises:
+        NonFiniteError: after the last step, if the state is not finite then; names the layer, the
+            phase and the step.
+    """
+    start, after = state, state
+    for before, after in islice(_stepping(model, drive, start, nudge, update), steps):
+        yield before, after
+    if _is_finite(after):
+        return
+    if update is not None:
+        # The same steps cannot be taken again: the parameters have moved.
+        raise NonFiniteError(
+            f"the states or the parameters stopped being finite in the {phase} within its "
+            f"{steps} steps; lower the learning rates, epsilon or beta"
+        )
+    with torch.no_grad():
+        again = islice(_stepping(model, drive, start, nudge), steps)
+        require_finite(model, (state for _, state in again), steps, phase)
+
+
+def _stepping(
+    model: ConvergentModel,
+    drive: Any,
+    state: State,
+    nudge: Callable[[State], Tensor] | None,
+    update: Callable[[State, State], Any] | None = None,
+) -> Iterator[tuple[State, State]]:
+    while True:
+        before, state = state, model.step(drive, state, None if nudge is None else nudge(state))
+        if update is not None:
+            drive = update(before, state)
+        yield before, state
+
+
+def trajectory(model: ConvergentModel, x: Tensor, steps: int) -> tuple[State, ...]:
+    """s_0 … s_steps of a free phase.
+
+    Raises:
+        NonFiniteError: a state stopped being finite.
+    """
+    start = model.initial_state(x)
+    return (start, *(after for _, after in transitions(model, model.drive(x), start, steps)))
+
+
+@torch.no_grad()
+def residual(before: State, after: State) -> tuple[float, ...]:
+    """max |s_{t+1} − s_t| over the units and samples of each layer."""
+    moved = torch.stack([(a - b).abs().max() for a, b in zip(after, before, strict=True)])
+    return tuple(moved.tolist())
+
+
+def require_finite(model: ConvergentModel, states: Iterable[State], steps: int, phase: str) -> None:
+    """Refuse the first of s_1, s_2, … that is not finite.
+
+    Raises:
+        NonFiniteError: names the layer, the phase and the step.
+    """
+    for step, state in enumerate(states, 1):
+        for index, layer in enumerate(state):
+            if not layer.isfinite().all():
+                raise NonFiniteError(
+                    f"the state of {model.layer_name(index)} stopped being finite in the {phase} "
+                    f"at step {step} of {steps}; lower the learning rates, epsilon or beta"
+                )
+
+
+@torch.no_grad()
+def _is_finite(state: State) -> bool:
+    # One sum per layer and one transfer: far cheaper than isfinite().all() in the usual case.
+    return math.isfinite(torch.stack([layer.sum() for layer in state]).sum().item())

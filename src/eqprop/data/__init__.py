@@ -1,0 +1,5 @@
+"""Data sets, held whole on the device that trains on them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,12 @@
+from .bptt import BPTT as BPTT
+from .bptt import truncated as truncated
+from .continual import CONTINUAL_NUDGINGS as CONTINUAL_NUDGINGS
+from .continual import ContinualEP as ContinualEP
+from .ep import NUDGINGS as NUDGINGS
+from .ep import EquilibriumPropagation as EquilibriumPropagation
+from .estimator import Estimate as Estimate
+from .estimator import Estimator as Estimator
+from .estimator import accumulate as accumulate
+from .estimator import random_sign as random_sign
+from .recurrent_backprop import AdjointError as AdjointError
+from .recurrent_backprop import RecurrentBackprop as RecurrentBackprop

@@ -1,0 +1,95 @@
+r"""Backpropagation through time: the gradient of the loss after T transitions, by autograd.
+
+L = ℓ(s_T, y), s_{t+1} = F(x, s_t, θ). Truncated to K, only the last K transitions are
+differentiated: the gradient that EP with K nudged steps computes (Theorem 1), and memory grows
+with K, not with T.
+
+Source: https://arxiv.org/abs/1905.13633.
+"""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from eqprop.core.costs import Cost, SquaredError, require_per_sample
+from eqprop.core.models import ConvergentModel, parameter_gradients
+from eqprop.core.phases import Relaxation, relax, require_steps, require_tolerance
+from eqprop.estimators.estimator import Estimate, Estimator, accumulate
+
+__all__ = ["BPTT", "truncated"]
+
+
+@final
+@dataclass(frozen=True)
+class BPTT(Estimator):
+    """∂ℓ(s_T)/∂θ through the last K of T transitions.
+
+    Args:
+        free_steps: T, all transitions.
+        truncation: K, the last ones, that are differentiated; all T if not given.
+        tolerance: let the transitions before the last K end early once no unit moves by more than
+            this, see :func:`~eqprop.core.phases.relax`.
+        cost: ℓ.
+
+    Raises:
+        ValueError: T < 1, K < 1, K > T or a negative tolerance.
+    """
+
+    free_steps: int
+    truncation: int | None = None
+    tolerance: float | None = None
+    cost: Cost = field(default_factory=SquaredError)
+
+    def __post_init__(self) -> None:
+        require_steps(free_steps=self.free_steps, truncation=self.truncation)
+        require_tolerance(self.tolerance)
+        if self.truncation is not None and self.truncation > self.free_steps:
+            raise ValueError(
+                f"truncation: expected at most free_steps = {self.free_steps} transitions, "
+                f"got {self.truncation}"
+            )
+
+    @torch.enable_grad()
+    def __call__(
+        self,
+        model: ConvergentModel,
+        x: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        drive, start = model.drive(x), model.initial_state(x)
+        settling = self.free_steps - (self.truncation or self.free_steps)
+        settled = Relaxation(start, start, 0)
+        if settling:
+            with torch.no_grad():
+                settled = relax(model, x, settling, drive=drive, tolerance=self.tolerance)
+        last = relax(
+            model,
+            x,
+            self.free_steps - settling,
+            drive=drive,
+            state=settled.state,
+            phase="free phase, where it is differentiated,",
+        )
+        losses = require_per_sample("cost", self.cost(last.state[-1], target), len(x))
+        accumulate(model, parameter_gradients(model, (losses.mean(),)))
+        # Detached, or the graph of all steps would live as long as the estimate.
+        state, before = (tuple(s.detach() for s in of) for of in (last.state, last.before))
+        steps = settled.steps + last.steps
+        return Estimate(Relaxation(state, before, steps, settled.converged))
+
+
+def truncated(free_steps: int, nudged_steps: int, tolerance: float | None, cost: Cost) -> BPTT:
+    """BPTT through as many steps as EP would nudge.
+
+    Raises:
+        ValueError: K > T.
+    """
+    if nudged_steps > free_steps:
+        raise ValueError(
+            f"nudged_steps: expected at most free_steps = {free_steps}, as bptt differentiates the "
+            f"last of them, got {nudged_steps}"
+        )
+    return BPTT(free_steps, nudged_steps, tolerance, cost)

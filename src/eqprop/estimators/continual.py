@@ -1,0 +1,174 @@
+r"""Continual Equilibrium Propagation: neurons and synapses move together.
+
+The free phase is that of EP. In the nudged phase every transition is followed by an update::
+
+    s_{t+1} = F(x, s_t, θ_t) − β ∂ℓ/∂s(s_t, y)
+    θ_{t+1} = θ_t + (η/β) ∂/∂θ contrast(before = s_t, after = s_{t+1}, anchor = s_t)
+
+A synapse needs the present and the last state of its two neurons, nothing earlier: the rule is
+local in space and in time. For a primitive function it is the difference of ∂Φ/∂θ between
+s_{t+1} and s_t; with a vector field it is C-VF. With the weights frozen the updates sum to that
+of one-sided EP, which they come close to as η → 0.
+
+The update is the optimizer's, which receives minus the above without η as the gradient of every
+step; plain gradient descent is the published rule. Under it the updates of parameters that act
+through the drive alone, and linearly, such as those of a dense connection from the static input,
+sum to one, made at the end, while the drive follows them step by step: the same states and
+weights, without going through the largest matrix K times.
+
+Source: Ernoult et al., "Equilibrium Propagation with Continual Weight Updates",
+https://arxiv.org/abs/2005.04168.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal, final, get_args
+
+import torch
+from torch import Tensor
+
+from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.models import ConvergentModel, State
+from eqprop.core.nudging import Nudge, require_beta
+from eqprop.core.phases import nudged_phase, relax, require_steps, require_tolerance
+from eqprop.core.powers import DefersUpdates
+from eqprop.estimators.estimator import Estimate, Estimator, random_sign
+
+__all__ = ["CONTINUAL_NUDGINGS", "ContinualEP"]
+
+Nudging = Literal["one-sided", "random-sign"]
+CONTINUAL_NUDGINGS: tuple[Nudging, ...] = get_args(Nudging)
+
+
+@final
+@dataclass(frozen=True)
+class ContinualEP(Estimator):
+    """EP whose optimizer takes a step after every transition of the nudged phase.
+
+    Unlike other estimators it leaves no gradient: the parameters have learnt when the call returns,
+    and ``.grad`` is empty, so that a training loop's own ``optimizer.step()`` finds nothing to do.
+    Whatever is to happen in every step, such as clipping, is for the optimizer's hooks.
+
+    Args:
+        optimizer: any optimizer of the model's parameters whose ``step`` needs no closure; its
+            learning rates are η, one per layer where its parameter groups say so.
+        free_steps: T, transitions of the free phase.
+        nudged_steps: K, transitions, and updates, of the nudged phase.
+        beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one.
+        nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch.
+        tolerance: end a phase early once no unit moves by more than this, see
+            :func:`~eqprop.core.phases.relax` and :func:`~eqprop.core.phases.nudged_phase`.
+        cost: ℓ.
+
+    Raises:
+        ValueError: T or K < 1, β = 0 or not finite, another nudging, a negative tolerance.
+    """
+
+    optimizer: torch.optim.Optimizer
+    free_steps: int
+    nudged_steps: int
+    beta: float
+    nudging: Nudging = "one-sided"
+    tolerance: float | None = None
+    cost: Cost = field(default_factory=SquaredError)
+
+    def __post_init__(self) -> None:
+        require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
+        require_tolerance(self.tolerance)
+        require_beta(self.beta)
+        if self.nudging not in CONTINUAL_NUDGINGS:
+            raise ValueError(
+                f"nudging: expected one of {', '.join(CONTINUAL_NUDGINGS)}, as the weights can "
+                f"follow one nudged phase only, got {self.nudging!r}"
+            )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: ConvergentModel,
+        x: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        """Updates the parameters in every step of the nudged phase.
+
+        Raises:
+            ValueError: the optimizer holds none of the model's parameters.
+            NonFiniteError: a state stopped being finite; in the nudged phase, what was learnt in
+                it stays.
+        """
+        drive = model.drive(x)
+        free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
+        beta = self.beta
+        if self.nudging == "random-sign":
+            beta *= random_sign(generator)
+
+        rates = _learning_rates(model, self.optimizer)
+        deferred = None
+        if _is_plain_descent(self.optimizer) and isinstance(model, DefersUpdates):
+            deferred = model.defer(x, rates)
+        waiting = frozenset[str]() if deferred is None else deferred.parameters & rates.keys()
+        moving = rates.keys() - waiting
+
+        parameters = dict(model.named_parameters())
+        self.optimizer.zero_grad()
+
+        def learn(before: State, after: State, only: Collection[str]) -> None:
+            gradients = model.contrast_gradients(x, before, after, before, -1 / beta, only)
+            for name, gradient in gradients.items():
+                parameters[name].grad = gradient
+            self.optimizer.step()
+
+        def update(before: State, after: State) -> Any:
+            learn(before, after, moving)
+            nonlocal drive
+            if deferred is None:
+                drive = model.drive(x)
+            else:
+                # Not in place: the drive of a single linear layer is its state.
+                drive = torch.add(drive, deferred.follow(before, after), alpha=1 / beta)
+            return drive
+
+        try:
+            nudged = nudged_phase(
+                model,
+                x,
+                self.nudged_steps,
+                Nudge(self.cost, target, beta),
+                free.state,
+                drive=drive,
+                tolerance=self.tolerance,
+                update=update,
+            )
+            self.optimizer.zero_grad()
+            if waiting:
+                learn(free.state, nudged.state, waiting)
+        finally:
+            self.optimizer.zero_grad()
+        return Estimate(free, (nudged,))
+
+
+def _is_plain_descent(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of the optimizer is θ ← θ − η · gradient and nothing else."""
+    # Hooks clip gradients, or weights: what they do after every step cannot wait for the last.
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return (
+        type(optimizer) is torch.optim.SGD
+        and not hooks
+        and not any(
+            group["momentum"] or group["weight_decay"] or group["maximize"]
+            for group in optimizer.param_groups
+        )
+    )
+
+
+def _learning_rates(model: ConvergentModel, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """η by the names of the parameters that learn."""
+    rates = {id(p): float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+    if not any(id(p) in rates for p in model.parameters()):
+        raise ValueError("optimizer: expected one of the model's parameters, got one of others")
+    return {
+        name: rates[id(p)]
+        for name, p in model.named_parameters()
+        if p.requires_grad and id(p) in rates
+    }

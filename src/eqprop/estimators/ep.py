@@ -1,0 +1,102 @@
+r"""Equilibrium Propagation: the difference of two steady states is the gradient.
+
+The network settles freely to s_*, then, nudged by the force −β ∂ℓ/∂s, to s_*^β::
+
+    one-sided, random-sign   Δθ = (1/β)  (∂Φ/∂θ(s_*^β) − ∂Φ/∂θ(s_*))        error O(β)
+    symmetric                Δθ = (1/2β) (∂Φ/∂θ(s_*^{+β}) − ∂Φ/∂θ(s_*^{−β}))  error O(β²)
+
+and ``.grad`` receives −Δθ. Nothing but the two states is kept: memory does not grow with T or K.
+
+Source: Scellier and Bengio, https://arxiv.org/abs/1602.05179; 1905.13633; symmetric
+nudging: Laborieux et al., https://arxiv.org/abs/2006.03824.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, final, get_args
+
+import torch
+from torch import Tensor
+
+from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.models import ConvergentModel
+from eqprop.core.nudging import Nudge, require_beta
+from eqprop.core.phases import nudged_phase, relax, require_steps, require_tolerance
+from eqprop.estimators.estimator import Estimate, Estimator, accumulate, random_sign
+
+__all__ = ["NUDGINGS", "EquilibriumPropagation"]
+
+Nudging = Literal["one-sided", "random-sign", "symmetric"]
+NUDGINGS: tuple[Nudging, ...] = get_args(Nudging)
+
+
+@final
+@dataclass(frozen=True)
+class EquilibriumPropagation(Estimator):
+    """Two (or, symmetric, three) relaxations and a local learning rule.
+
+    Args:
+        free_steps: T, transitions of the free phase.
+        nudged_steps: K, transitions of each nudged phase.
+        beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one.
+        nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch,
+            ``symmetric`` with one nudged phase each way.
+        tolerance: end a phase early once no unit moves by more than this, see
+            :func:`~eqprop.core.phases.relax` and :func:`~eqprop.core.phases.nudged_phase`.
+        cost: ℓ.
+
+    Raises:
+        ValueError: T or K < 1, β = 0 or not finite, an unknown nudging, a negative tolerance.
+    """
+
+    free_steps: int
+    nudged_steps: int
+    beta: float
+    nudging: Nudging = "one-sided"
+    tolerance: float | None = None
+    cost: Cost = field(default_factory=SquaredError)
+
+    def __post_init__(self) -> None:
+        require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
+        require_tolerance(self.tolerance)
+        require_beta(self.beta)
+        if self.nudging not in NUDGINGS:
+            raise ValueError(
+                f"nudging: expected one of {', '.join(NUDGINGS)}, got {self.nudging!r}"
+            )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: ConvergentModel,
+        x: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        drive = model.drive(x)
+        free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
+        betas = self._betas(generator)
+        nudged = tuple(
+            nudged_phase(
+                model,
+                x,
+                self.nudged_steps,
+                Nudge(self.cost, target, beta),
+                free.state,
+                drive=drive,
+                tolerance=self.tolerance,
+            )
+            for beta in betas
+        )
+        # Two points on the line of β: (0, β) one-sided, (−β, +β) symmetric.
+        points = [(0.0, free.state), *zip(betas, (phase.state for phase in nudged), strict=True)]
+        (lower, before), (upper, after) = points[-2:]
+        scale = -1 / (upper - lower)
+        accumulate(model, model.contrast_gradients(x, before, after, free.state, scale))
+        return Estimate(free, nudged)
+
+    def _betas(self, generator: torch.Generator | None) -> list[float]:
+        if self.nudging == "symmetric":
+            return [-self.beta, self.beta]
+        if self.nudging == "one-sided":
+            return [self.beta]
+        return [self.beta * random_sign(generator)]

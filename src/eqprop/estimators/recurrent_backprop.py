@@ -1,0 +1,118 @@
+r"""Recurrent backpropagation: the implicit gradient at the steady state.
+
+At s_* = F(x, s_*, θ) the implicit function theorem gives, with J = ∂F/∂s(s_*)::
+
+    ∂L/∂θ = (∂F/∂θ)ᵀ λ,    λ = Jᵀ λ + ∂L/∂s
+
+The adjoint λ is found by iterating its equation from λ = 0, which converges as fast as the dynamics
+themselves do; the k-th iterate gives BPTT truncated to k transitions at the steady state.
+
+Source: Almeida (1987) and Pineda (1987).
+"""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.models import ConvergentModel, parameter_gradients
+from eqprop.core.phases import Relaxation, relax, require_steps, require_tolerance
+from eqprop.core.stepping import transitions
+from eqprop.estimators.estimator import Estimate, Estimator, accumulate
+
+__all__ = ["AdjointError", "RecurrentBackprop"]
+
+
+class AdjointError(ArithmeticError):
+    """The adjoint did not come to its tolerance."""
+
+
+@final
+@dataclass(frozen=True)
+class RecurrentBackprop(Estimator):
+    """The implicit gradient, with the adjoint solved to a tolerance.
+
+    Args:
+        free_steps: T, the most transitions of the free phase.
+        adjoint_steps: the most iterations of the adjoint.
+        adjoint_tolerance: the iteration ends when ‖λ_{k+1} − λ_k‖ ≤ this · ‖λ_{k+1}‖.
+        tolerance: end the free phase early once no unit moves by more than this.
+        cost: ℓ.
+
+    Raises:
+        ValueError: a number of steps < 1, adjoint_tolerance ≤ 0 or a negative tolerance.
+    """
+
+    free_steps: int
+    adjoint_steps: int = 1000
+    adjoint_tolerance: float = 1e-4
+    tolerance: float | None = None
+    cost: Cost = field(default_factory=SquaredError)
+
+    def __post_init__(self) -> None:
+        require_steps(free_steps=self.free_steps, adjoint_steps=self.adjoint_steps)
+        require_tolerance(self.tolerance)
+        if not self.adjoint_tolerance > 0:
+            raise ValueError(
+                f"adjoint_tolerance: expected a number > 0, got {self.adjoint_tolerance}"
+            )
+
+    def __call__(
+        self,
+        model: ConvergentModel,
+        x: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        """Adds the implicit gradient to ``.grad``.
+
+        Raises:
+            AdjointError: the adjoint did not come to its tolerance: the steady state is not stable,
+                or more steps are needed.
+            NonFiniteError: a state stopped being finite.
+        """
+        with torch.enable_grad():
+            drive = model.drive(x)
+        with torch.no_grad():
+            free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
+        with torch.enable_grad():
+            state = tuple(layer.detach().requires_grad_() for layer in free.state)
+            _, after = next(transitions(model, drive, state, 1))
+        adjoint = self._adjoint(free, state, after, target)
+        accumulate(model, parameter_gradients(model, after, adjoint))
+        return Estimate(free)
+
+    def _adjoint(
+        self,
+        free: Relaxation,
+        state: tuple[Tensor, ...],
+        after: tuple[Tensor, ...],
+        target: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """λ = Jᵀ λ + ∂L/∂s, from one graph of one transition."""
+        source = self.cost.gradient(free.state[-1], target) / len(target)
+        adjoint = (*(torch.zeros_like(layer) for layer in state[:-1]), source)
+        moved, size, taken = torch.tensor(0.0), torch.tensor(0.0), 0
+        for taken in range(1, self.adjoint_steps + 1):  # noqa: B007 - the message says it
+            before = adjoint
+            pulled = torch.autograd.grad(
+                after, state, before, retain_graph=True, materialize_grads=True
+            )
+            adjoint = (*pulled[:-1], pulled[-1] + source)
+            moved = _norm(tuple(a - b for a, b in zip(adjoint, before, strict=True)))
+            size = _norm(adjoint)
+            if not size.isfinite():
+                break
+            if moved <= self.adjoint_tolerance * size:
+                return adjoint
+        raise AdjointError(
+            f"the adjoint still moved by {float(moved / size):.1e} of its size after {taken} "
+            f"iterations, expected at most {self.adjoint_tolerance:g}; the "
+            "steady state is hardly stable: lower the learning rates or allow more adjoint steps"
+        )
+
+
+def _norm(tensors: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([t.norm() for t in tensors]).norm()

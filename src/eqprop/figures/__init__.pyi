@@ -1,0 +1,12 @@
+from .figure import COLUMNS as COLUMNS
+from .figure import Figure as Figure
+from .figure import Table as Table
+from .figure_1c import FIGURE_1C as FIGURE_1C
+from .figure_1c import Figure1c as Figure1c
+from .figure_1c import Figure1cSettings as Figure1cSettings
+from .reproduction import TRAINER as TRAINER
+from .reproduction import Reproduction as Reproduction
+from .reproduction import Watcher as Watcher
+from .reproduction import Work as Work
+from .run import PlannedRun as PlannedRun
+from .run import Run as Run

@@ -1,0 +1,103 @@
+"""What a published figure is, so that it can be made again in one command.
+
+A figure says which runs it takes, what is to be measured before they are trained, what its numbers
+are and how they are drawn; :mod:`eqprop.figures.reproduction` does the rest, whatever the figure.
+One file and one line in :data:`~eqprop.registries.FIGURES` make one::
+
+    @final
+    class Mine(Figure[MySettings]):
+        description = "What it shows, with examples."
+        settings = MySettings
+
+        def runs(self, settings: MySettings) -> list[PlannedRun]:
+            return [
+                PlannedRun(f"p-1h-seed-{seed}", "p-1h", {"epochs": settings.epochs, "seed": seed})
+                for seed in settings.seeds
+            ]
+
+Its module knows nothing of torch, so that ``--help`` comes at once.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from eqprop import data
+from eqprop.figures.run import PlannedRun, Run
+from eqprop.settings.fields import Settings
+
+__all__ = ["COLUMNS", "Figure", "Table"]
+
+S = TypeVar("S", bound=Settings)
+
+
+COLUMNS = {
+    "run": "name",
+    "epochs": "epochs",
+    "train error (%)": "train_error",
+    "test error (%)": "test_error",
+}
+"""What every figure can say of its runs: names in :attr:`Run.row`, by header."""
+
+
+class Table(NamedTuple):
+    """Rows of numbers to be printed, and under which header which of them stand."""
+
+    rows: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, str]
+
+    @property
+    def words(self) -> list[list[str]]:
+        """What stands in it."""
+        return [[_word(row[name]) for name in self.columns.values()] for row in self.rows]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+class Figure(ABC, Generic[S]):
+    """A published figure or table.
+
+    Attributes:
+        description: what ``--help`` says of it.
+        epilog: the same, below the options.
+        settings: its options.
+        measured: what :meth:`measure` measures, as messages and folders call one.
+    """
+
+    description: str
+    epilog: str = ""
+    settings: type[S]
+    measured: str = "measurement"
+
+    @abstractmethod
+    def runs(self, settings: S) -> Sequence[PlannedRun]:
+        """All runs that it takes, each of another name."""
+
+    def measure(self, run: PlannedRun, dataset: "data.Dataset") -> dict[str, Any] | None:
+        """What JSON can hold of a network before training, measured once and stored; or nothing.
+
+        Raises:
+            NonFiniteError: it cannot be measured; the other runs are none the worse for it.
+        """
+
+    def accepts(self, measured: Mapping[str, Any]) -> bool:
+        """Whether that is what :meth:`measure` gives, and not a file that somebody damaged."""
+        return True
+
+    def result(self, settings: S, runs: Sequence[Run]) -> dict[str, Any]:
+        """The numbers of the figure, as JSON has them; some runs may not be done."""
+        return {"rows": [run.row for run in runs]}
+
+    def tables(self, result: Mapping[str, Any]) -> Sequence[Table]:
+        """The numbers as a person wants to read them."""
+        return [Table(result["rows"], COLUMNS)]
+
+    def draw(self, settings: S, result: Mapping[str, Any], folder: Path) -> None:
+        """Draw the numbers into PNG files there; in general nothing."""

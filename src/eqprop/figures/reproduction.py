@@ -1,0 +1,278 @@
+"""A figure made again: measured, trained side by side and drawn, from wherever it was stopped.
+
+Its folder holds
+
+=====================================  =======================================================
+``fig-1c.json``                        its numbers, with settings and hardware
+``fig-1c.png`` and others              what is drawn of them
+``runs/<run>/``                        every run, as ``eqprop train`` leaves it
+``gradient-angles/<run>.json``         what was measured before training, if anything
+``logs/<run>.log``                     what the run said
+=====================================  =======================================================
+
+for a figure called ``fig-1c`` that measures a gradient angle. Every run is a process of its own.
+The same again goes on: finished runs are kept, others resumed, failed ones tried again.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from eqprop import core, data, runs
+from eqprop.errors import Failure, UsageError
+from eqprop.figures.figure import Figure
+from eqprop.figures.run import Run
+from eqprop.files import write_atomically
+from eqprop.registries import FIGURES
+from eqprop.settings.fields import Allowed, Settings, setting
+
+__all__ = ["TRAINER", "Reproduction", "Watcher", "Work"]
+
+TRAINER = (sys.executable, "-m", "eqprop.cli.worker")
+"""What runs ``train``, in a process of its own that ends with this one."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Work(Settings):
+    """How it is done, whatever the figure."""
+
+    workers: int | None = setting(
+        None,
+        "runs at a time, of one thread each",
+        allowed=Allowed(lambda n: n is None or 1 <= n <= 1024, "a whole number from 1 to 1024"),
+        group="machine",
+        metavar="N",
+        shown="one per core",
+    )
+
+    @property
+    def processes(self) -> int:
+        """How many runs at a time."""
+        if self.workers is None and hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return self.workers or os.cpu_count() or 1
+
+
+class Watcher(Protocol):
+    """Whoever is told how it goes."""
+
+    def measuring(self, total: int, what: str, /) -> AbstractContextManager[Callable[[str], None]]:
+        """Within it, what it gives is called with the name of every run that is measured."""
+        ...
+
+    def say(self, line: str) -> None:
+        """What a person is to know."""
+
+    def started(self, run: Run) -> None:
+        """A run has begun, or goes on."""
+
+    def ended(self, run: Run) -> None:
+        """A run has ended, well or not."""
+
+    def show(self, runs: Sequence[Run], left: float | None) -> None:
+        """How all stand, several times a second, and seconds until all are done, if known."""
+
+
+@final
+class Reproduction:
+    """A figure on its way.
+
+    Args:
+        name: of the figure.
+        settings: those of the figure.
+        work: how it is done.
+        folder: for all of it, new or begun before; by default named after the figure, and the data
+            set if the figure leaves that to choose.
+        data_dir: where the data sets lie.
+        trainer: the command that ``train …`` is added to.
+
+    Raises:
+        ConfigurationError: settings that a run cannot have.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        work: Work,
+        *,
+        folder: Path | None = None,
+        data_dir: str | None = None,
+        trainer: Sequence[str] = TRAINER,
+    ) -> None:
+        self._figure: Figure[Any] = FIGURES.load(name)
+        self._name, self._settings, self._work = name, settings, work
+        dataset = getattr(settings, "dataset", None)
+        self.folder = folder or Path("runs") / (f"{name}-{dataset}" if dataset else name)
+        self._data_dir, self._trainer = data_dir, trainer
+        self._file = self.folder / f"{name}.json"
+        self._measurements = self.folder / f"{self._figure.measured.replace(' ', '-')}s"
+        self._drawn = False
+        self._runs = [
+            Run(run, self.folder, self._measurements, self._figure.accepts)
+            for run in self._figure.runs(settings)
+        ]
+
+    def make(self, watcher: Watcher) -> dict[str, Any]:
+        """Measure, train and draw; whatever was done before in the folder is kept.
+
+        Returns:
+            The numbers of the figure, as written.
+
+        Raises:
+            UsageError: the folder holds something else.
+            Failure: stopped before it was done, or another process works there.
+        """
+        self._require_ours()
+        # Before anything is written or started: downloaded once, not by every run at a time.
+        datasets = self._load()
+        with runs.RunFolder(self.folder).claimed(), self._going_on_later():
+            for run in self._runs:
+                # Another command may have gone on with it until just now.
+                run.look()
+            self._write()
+            self._measure(datasets, watcher)
+            del datasets
+            self._train(watcher)
+            return self._write()
+
+    def require_whole(self) -> None:
+        """Say what failed.
+
+        Raises:
+            Failure: something did.
+        """
+        if failed := [f"{run.name}: {run.failed}" for run in self._runs if run.failed]:
+            raise Failure(
+                f"{len(failed)} of {len(self._runs)} runs failed ({'; '.join(failed)}); the same "
+                f"command again retries them, their logs are in {self.folder / 'logs'}"
+            )
+
+    def _require_ours(self) -> None:
+        """Refuse a folder that is neither new nor that of an earlier reproduction."""
+        if not (self._file.exists() or self._measurements.is_dir()):
+            try:
+                runs.RunFolder(self.folder).require_new()
+            except UsageError:
+                raise UsageError(
+                    f"{self.folder}: expected a new or empty folder, or that of this figure begun "
+                    "before, found something else there; choose another --out"
+                ) from None
+        for run in self._runs:
+            run.require_same()
+
+    @contextmanager
+    def _going_on_later(self) -> Iterator[None]:
+        """Within it, Ctrl-C and SIGTERM end the command in one line that says how to go on."""
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        here = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, stop) if here else None
+        try:
+            yield
+        except KeyboardInterrupt:
+            done = sum(run.finished for run in self._runs)
+            raise Failure(
+                f"stopped with {done} of {len(self._runs)} runs done; every finished epoch is "
+                "kept: the same command again goes on from there"
+            ) from None
+        finally:
+            if here:
+                signal.signal(signal.SIGTERM, before)
+
+    def _load(self) -> dict[str, "data.Dataset"]:
+        """The data sets of all runs, by name."""
+        wanted = {run.planned.experiment.dataset: run.planned.experiment for run in self._runs}
+        found = {}
+        for name, experiment in wanted.items():
+            with runs.enough_memory(f"dataset = {name}", experiment.device):
+                found[name] = runs.build_data(experiment, self._data_dir)
+        return found
+
+    def _measure(self, datasets: Mapping[str, "data.Dataset"], watcher: Watcher) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        unmeasured = [run for run in self._runs if run.measured is None]
+        with watcher.measuring(len(unmeasured), self._figure.measured) as tick:
+            for run in unmeasured:
+                of = run.planned.experiment
+                try:
+                    with runs.enough_memory(f"batch_size = {of.batch_size}", of.device):
+                        run.store(self._figure.measure(run.planned, datasets[of.dataset]))
+                except core.NonFiniteError as error:
+                    run.unmeasured = f"{self._figure.measured}: {error}"
+                tick(run.name)
+
+    def _train(self, watcher: Watcher) -> None:
+        """Train all runs that are not finished, the longest first, and draw after every one."""
+        by_name = {run.name: run for run in self._runs}
+        todo = sorted(
+            (run for run in self._runs if not run.finished),
+            key=lambda run: run.planned.effort * (run.wanted - len(run.history)),
+            reverse=True,
+        )
+        if kept := len(self._runs) - len(todo):
+            watcher.say(f"{kept} of {len(self._runs)} runs were done before")
+
+        def started(job: "runs.Job") -> None:
+            by_name[job.name].begin()
+            watcher.started(by_name[job.name])
+
+        def ended(job: "runs.Job", reason: str | None) -> None:
+            by_name[job.name].end(reason)
+            watcher.ended(by_name[job.name])
+            self._drawn = False
+
+        def tick() -> None:
+            # Here, where the next run has been started: it need not wait for the pictures.
+            if not self._drawn:
+                self._write()
+            trained = [run for run in self._runs if run.history]
+            seconds = sum(run.history[-1]["seconds"] for run in trained)
+            effort = sum(run.planned.effort for run in trained)
+            for run in self._runs:
+                run.seconds_per_effort = seconds / effort if effort else None
+                if run.running:
+                    run.look()
+            left = [run.left for run in self._runs]
+            known = [seconds for seconds in left if seconds is not None]
+            together = max(max(known, default=0.0), sum(known) / self._work.processes)
+            watcher.show(self._runs, together if len(known) == len(left) else None)
+
+        runs.work_off(
+            [
+                runs.Job(run.name, [*self._trainer, *run.words(self._data_dir)], run.log)
+                for run in todo
+            ],
+            self._work.processes,
+            started=started,
+            ended=ended,
+            tick=tick,
+            # Libraries that start a thread per core would stand in each other's way.
+            environment={"OMP_NUM_THREADS": "1"},
+        )
+
+    def _write(self) -> dict[str, Any]:
+        """Write the numbers of the figure, and draw it; returns the numbers."""
+        result = {
+            "figure": self._name,
+            "settings": {**self._settings.to_json(), **self._work.to_json()},
+            **self._figure.result(self._settings, self._runs),
+            "environment": runs.environment(1, self._runs[0].planned.experiment.device),
+        }
+        self._figure.draw(self._settings, result, self.folder)
+        self._drawn = True
+        # Last: where it lies, the pictures do.
+        write_atomically(self._file, (json.dumps(result, indent=2) + "\n").encode())
+        return result

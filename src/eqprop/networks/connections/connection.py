@@ -1,0 +1,210 @@
+r"""Connections: how two neighbouring layers pull at each other.
+
+A *tied* connection contributes a coupling of what the lower layer sends, l, and of what the upper
+one does, u, to Φ. It is linear in u. Its way *up* is the derivative of the coupling with respect to
+u, its way *down* the one with respect to l::
+
+                coupling             up                down
+    Dense       u · (W l + b)        W l + b           Wᵀ u
+    ConvPool    u • P(w ⋆ l + b)     P(w ⋆ l + b)      wᵀ ⋆ P⁻¹(u)
+    Untied      none                 that of a tied connection; down by weights of its own
+
+The way down depends on l where the coupling is not linear in it. What the way down needs of l, the
+way up has found already: its *trace*, such as the places of the largest values of a max-pooling, or
+in general l itself.
+
+How a connection learns from two states, before and after, is its *contrast*::
+
+    tied       coupling(after) − coupling(before)
+    untied     ⟨up(l), m_u⟩ + ⟨down(u), m_l⟩
+
+with l and u at the anchor, and m_l and m_u how the layers moved. To first order both are the same
+where the weights are: u · W l has the differential ⟨W l, du⟩ + ⟨Wᵀ u, dl⟩.
+
+A connection of your own needs its coupling alone; everything else comes from it by autograd,
+slowly. Explicit formulas may override it, and must agree with it::
+
+    class Gated(TiedConnection):
+        def __init__(self, size):
+            super().__init__((size,), (size,))
+            self.gate = nn.Parameter(torch.rand(size))
+
+        def coupling(self, ends):
+            lower, upper = ends
+            return (upper * self.gate * lower).sum(1)
+
+Source: Ernoult et al., https://arxiv.org/abs/1905.13633; untied weights:
+https://arxiv.org/abs/2005.04168.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from eqprop.core.costs import require_per_sample
+from eqprop.core.derivative import derivative
+from eqprop.core.models import parameter_gradients
+from eqprop.core.stand_in import standing_in
+
+__all__ = [
+    "Change",
+    "Connection",
+    "Ends",
+    "ExplicitConnection",
+    "TiedConnection",
+    "Trace",
+    "product",
+]
+
+Trace = Any
+"""What the way up found that the way down needs; ``None`` where it needs nothing."""
+
+Ends = tuple[Tensor, Tensor]
+"""(lower, upper): what the two layers send."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What happens at the two ends of a connection between the states that are compared.
+
+    Attributes:
+        before, after: what the layers send in these states, (B, …lower) and (B, …upper).
+        anchor: what they send where a vector field is differentiated.
+        moved: (∂r/∂s)ᵀ (after − before) of the states, the derivative that of the anchor; 0, of no
+            shape, for the static input. Absent where no connection asks for it.
+    """
+
+    before: Ends
+    after: Ends
+    anchor: Ends
+    moved: Ends | None = None
+
+
+class Connection(nn.Module, ABC):
+    """What a lower and an upper layer send to each other, and how that is learnt.
+
+    Args:
+        lower_shape: the shape of the lower layer, without the batch.
+        upper_shape: the shape of the upper layer, without the batch.
+    """
+
+    def __init__(self, lower_shape: Sequence[int], upper_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.lower_shape = tuple(lower_shape)
+        self.upper_shape = tuple(upper_shape)
+
+    @abstractmethod
+    def up(self, lower: Tensor) -> tuple[Tensor, Trace]:
+        """What the upper layer receives, (B, …upper), and what :meth:`down` needs of it."""
+
+    def trace(self, lower: Tensor) -> Trace:
+        """The latter alone."""
+        return self.up(lower)[1]
+
+    @abstractmethod
+    def down(self, upper: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
+        """What the lower layer receives, (B, …lower), added to ``onto``.
+
+        ``trace`` is what :meth:`up` found for the present state of the lower layer.
+        """
+
+    @abstractmethod
+    def contrast(self, change: Change) -> Tensor:
+        """One value per sample, (B,), whose θ-gradient ÷ β is the local learning rule."""
+
+    def contrast_gradients(self, change: Change, scale: float = 1.0) -> dict[str, Tensor]:
+        """scale · ∂/∂θ of the batch mean of :meth:`contrast`, by parameter name.
+
+        A lower end that is the same tensor before and after is the static input.
+        """
+        with torch.enable_grad():
+            mean = self.contrast(change).mean() * scale
+        return parameter_gradients(self, (mean,))
+
+    def tangent_kernel(self, lower: Tensor, rates: Mapping[str, float]) -> Tensor | None:
+        """K, (B, B): when θ moves by η ⊙ ∂/∂θ ⟨m, up(l)⟩ for any m, up(l) moves by K m.
+
+        None where up is not linear in θ, or nobody has worked it out.
+
+        Args:
+            lower: l, what the lower layer sends.
+            rates: η, by parameter name; 0 for those that are left out.
+        """
+        return None
+
+
+class TiedConnection(Connection):
+    """A connection whose ways up and down are the derivatives of one coupling: write it alone.
+
+    Attributes:
+        weight: what an untied connection has a second one of; others need none.
+    """
+
+    weight: nn.Parameter
+
+    @abstractmethod
+    def coupling(self, ends: Ends) -> Tensor:
+        """One value per sample, (B,), linear in what the upper layer sends."""
+
+    def up(self, lower: Tensor) -> tuple[Tensor, Trace]:
+        upper = lower.new_zeros((len(lower), *self.upper_shape))
+        return derivative(self._checked, (lower, upper))[1], lower
+
+    def trace(self, lower: Tensor) -> Trace:
+        return lower
+
+    def down(self, upper: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
+        received = derivative(self._checked, (trace, upper))[0]
+        return received if onto is None else onto + received
+
+    def contrast(self, change: Change) -> Tensor:
+        """coupling(after) − coupling(before)."""
+        return self.coupling(change.after) - self.coupling(change.before)
+
+    def transposed(
+        self, weight: Tensor, upper: Tensor, trace: Trace, onto: Tensor | None = None
+    ) -> Tensor:
+        """The way down by another weight of the same shape."""
+        with standing_in(self, {"weight": weight}):
+            return self.down(upper, trace, onto)
+
+    def _checked(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return require_per_sample("coupling", self.coupling((lower, upper)), len(lower))
+
+
+class ExplicitConnection(TiedConnection):
+    """A tied connection whose ways and rules are written out, for either weight of an untied one.
+
+    Its way down depends on no parameter but the weight.
+    """
+
+    def coupling(self, ends: Ends) -> Tensor:
+        """u · up(l)."""
+        lower, upper = ends
+        return product(upper, self.up(lower)[0])
+
+    def down(self, upper: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
+        return self.transposed(self.weight, upper, trace, onto)
+
+    @abstractmethod
+    def transposed(
+        self, weight: Tensor, upper: Tensor, trace: Trace, onto: Tensor | None = None
+    ) -> Tensor: ...
+
+    @abstractmethod
+    def up_gradients(self, lower: Tensor, upper: Tensor) -> dict[str, Tensor]:
+        """∂/∂θ of the batch sum of the coupling, by parameter name."""
+
+    @abstractmethod
+    def down_gradient(self, lower: Tensor, upper: Tensor, trace: Trace) -> Tensor:
+        """∂/∂weight of the batch sum of ⟨transposed(weight, upper, trace), lower⟩."""
+
+
+def product(one: Tensor, other: Tensor) -> Tensor:
+    """Their scalar product, per sample."""
+    return (one * other).flatten(1).sum(1)

@@ -1,0 +1,63 @@
+r"""Real-time networks: Euler's method on an energy."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from eqprop.core.activations import Rho, as_activation
+from eqprop.core.models import State, half_square_norm
+from eqprop.networks.connections.connection import Connection
+from eqprop.networks.layered import LayeredNetwork, Updates
+
+__all__ = ["RealTimeNetwork"]
+
+
+@final
+class RealTimeNetwork(LayeredNetwork):
+    """s ← clip(s − ε ∂E/∂s + ε force), E = ½‖s‖² − Σ_l ρ(sˡ⁺¹) · up_l(ρ(sˡ)).
+
+    Exact as long as nothing is clipped and all layers are updated at once.
+
+    Args:
+        connections: input side first, see :func:`~eqprop.networks.connections.chains.dense` and
+            :func:`~eqprop.networks.connections.chains.convolutional`.
+        rho: a name, an :class:`~eqprop.core.activations.Activation` or a callable.
+        epsilon: the time step ε > 0.
+        clip: the interval every state is kept in; none leaves it free.
+        updates: ``synchronous``, as published, or ``alternating``, which settles in fewer steps.
+
+    Source: 1905.13633; Scellier and Bengio, https://arxiv.org/abs/1602.05179.
+    """
+
+    def __init__(
+        self,
+        connections: Sequence[Connection],
+        rho: Rho = "scaled-sigmoid",
+        *,
+        epsilon: float = 0.2,
+        clip: tuple[float, float] | None = None,
+        updates: Updates = "synchronous",
+    ) -> None:
+        super().__init__(connections, updates=updates, epsilon=epsilon, clip=clip)
+        self.rho = as_activation(rho)
+
+    def rate(self, s: Tensor) -> Tensor:
+        return self.rho(s)
+
+    def energy(self, x: Tensor, state: State) -> Tensor:
+        """E = ½‖s‖² − coupling, per sample."""
+        return half_square_norm(state) - self.coupling(x, state)
+
+    def phi(self, x: Tensor, state: State) -> Tensor:
+        """Φ = ½‖s‖² − ε E."""
+        return half_square_norm(state) - self.epsilon * self.energy(x, state)
+
+    def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
+        """∂Φ/∂s = (1 − ε) s + ε ρ′(s) ⊙ current."""
+        return torch.lerp(s, self.rho.derivative(s, rate) * current, self.epsilon)
+
+    def response(self, s: Tensor, moved: Tensor) -> Tensor:
+        """ρ′(s) ⊙ moved."""
+        return self.rho.derivative(s, self.rho(s)) * moved

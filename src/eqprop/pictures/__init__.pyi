@@ -1,0 +1,17 @@
+from .curves import draw_curves as draw_curves
+from .network import draw_convergence as draw_convergence
+from .network import draw_error_by_step as draw_error_by_step
+from .network import draw_phases as draw_phases
+from .network import draw_weight_images as draw_weight_images
+from .style import COLOURS as COLOURS
+from .style import MARKERS as MARKERS
+from .style import STYLES as STYLES
+from .style import error_axis as error_axis
+from .style import for_logarithm as for_logarithm
+from .style import residual_axis as residual_axis
+from .style import scientific as scientific
+from .style import write_png as write_png
+from .theorem import draw_error_against_beta as draw_error_against_beta
+from .theorem import draw_layers as draw_layers
+from .theorem import draw_processes as draw_processes
+from .theorem import draw_sweep as draw_sweep

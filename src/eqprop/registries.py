@@ -1,0 +1,166 @@
+"""What can be chosen by name: one line each, from which everything that offers a choice takes it.
+
+Settings, the command line, ``bench``, ``theorem``, ``show`` and the documentation have no lists of
+their own. A target is named, ``module:attribute``, and imported when it is asked for, so that
+listing names needs no torch. What is registered:
+
+===================  ===============================================================================
+registry             target
+===================  ===============================================================================
+:data:`ESTIMATORS`   a callable that makes an :class:`~eqprop.estimators.Estimator`; it is called
+                     with those of its parameters that are settings of an experiment, and
+                     ``optimizer`` and ``cost`` if it has them
+:data:`COSTS`        a callable that makes a :class:`~eqprop.core.Cost`
+:data:`ACTIVATIONS`  an :class:`~eqprop.core.Activation`
+:data:`DATASETS`     a :class:`~eqprop.data.Source`
+:data:`FIGURES`      a :class:`~eqprop.figures.Figure`; its module must not import torch
+===================  ===============================================================================
+
+Another package adds to them by an entry point of the registry's group in its ``pyproject.toml``::
+
+    [project.entry-points."eqprop.estimators"]
+    mine = "my_package:MyEstimator"
+
+or at run time, ``ESTIMATORS.add("mine", MyEstimator)``.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache, cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, final
+
+from eqprop.errors import Failure
+
+__all__ = ["ACTIVATIONS", "COSTS", "DATASETS", "ESTIMATORS", "FIGURES", "Registry"]
+
+
+@final
+class Registry(Mapping[str, str]):
+    """Names, and what each of them means in a few words.
+
+    Args:
+        kind: what is registered, as messages call it.
+        group: of the entry points by which other packages add to it.
+        entries: target and summary by name.
+    """
+
+    def __init__(self, kind: str, group: str, entries: Mapping[str, tuple[str, str]]) -> None:
+        self.kind = kind
+        self.group = group
+        self._own: dict[str, tuple[Any, str]] = {}
+        for name, (target, summary) in entries.items():
+            self.add(name, target, summary)
+
+    @cached_property
+    def _foreign(self) -> dict[str, tuple[Any, str]]:
+        return {
+            point.name: (point, f"of {point.dist.name if point.dist else point.module}")
+            for point in _installed().select(group=self.group)
+        }
+
+    @property
+    def _entries(self) -> dict[str, tuple[Any, str]]:
+        # Its own first, in their order; an installed package cannot take over a name of them.
+        return self._own | {n: it for n, it in self._foreign.items() if n not in self._own}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, name: str) -> str:
+        return self._entries[name][1]
+
+    def add(self, name: str, target: Any, summary: str = "") -> None:
+        """Offer something more, or something else under a name there is.
+
+        Args:
+            target: it, or ``module:attribute``.
+            summary: what it is, in a few words.
+        """
+        if isinstance(target, str):
+            target = EntryPoint(name, target, self.group)
+        self._own[name] = (target, summary)
+
+    def load(self, name: str) -> Any:
+        """What is registered under the name.
+
+        Raises:
+            ValueError: nothing is.
+            Failure: it cannot be imported.
+        """
+        if name not in self:
+            raise ValueError(f"{self.kind}: expected one of {', '.join(self)}, got {name!r}")
+        target = self._entries[name][0]
+        if not isinstance(target, EntryPoint):
+            return target
+        try:
+            return target.load()
+        except (ImportError, AttributeError) as error:
+            raise Failure(
+                f"{self.kind} {name}: expected to find {target.value}, found {error}; mend the "
+                "package that offers it, or remove it"
+            ) from error
+
+
+@cache
+def _installed() -> Any:
+    """Of all packages: to look at them takes some milliseconds, once."""
+    return entry_points()
+
+
+ESTIMATORS = Registry(
+    "estimator",
+    "eqprop.estimators",
+    {
+        "ep": ("eqprop.estimators.ep:EquilibriumPropagation", "equilibrium propagation"),
+        "c-ep": (
+            "eqprop.estimators.continual:ContinualEP",
+            "the same with continual weight updates",
+        ),
+        "bptt": ("eqprop.estimators.bptt:truncated", "backpropagation through time"),
+        "rbp": (
+            "eqprop.estimators.recurrent_backprop:RecurrentBackprop",
+            "recurrent backpropagation",
+        ),
+    },
+)
+
+COSTS = Registry(
+    "cost",
+    "eqprop.costs",
+    {"squared-error": ("eqprop.core.costs:SquaredError", "½‖ŷ − y‖²")},
+)
+
+ACTIVATIONS = Registry(
+    "activation",
+    "eqprop.activations",
+    {
+        "scaled-sigmoid": ("eqprop.core.activations:SCALED_SIGMOID", "sigmoid(4x − 2)"),
+        "hard-sigmoid": ("eqprop.core.activations:HARD_SIGMOID", "x, kept in [0, 1]"),
+        "tanh": ("eqprop.core.activations:TANH", "tanh(x)"),
+    },
+)
+
+DATASETS = Registry(
+    "data set",
+    "eqprop.datasets",
+    {
+        "digits": ("eqprop.data.digits:DIGITS", "8×8, no download"),
+        "mnist": ("eqprop.data.archives:MNIST", "28×28"),
+        "fashion-mnist": ("eqprop.data.archives:FASHION_MNIST", "28×28"),
+        "kmnist": ("eqprop.data.archives:KMNIST", "28×28"),
+    },
+)
+
+FIGURES = Registry(
+    "figure",
+    "eqprop.figures",
+    {
+        "fig-1c": (
+            "eqprop.figures.figure_1c:FIGURE_1C",
+            "test error against how well Theorem 1 holds before training",
+        ),
+    },
+)

@@ -1,0 +1,5 @@
+"""From settings to objects, and what a run leaves on the disk."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,215 @@
+"""Makes the objects that an :class:`~eqprop.settings.experiment.Experiment` describes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from inspect import Parameter, signature
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from eqprop.core.costs import Cost
+from eqprop.data.augmentation import Augmentation, random_shift
+from eqprop.data.dataset import Dataset, load_dataset
+from eqprop.errors import ConfigurationError, UsageError
+from eqprop.estimators.estimator import Estimator
+from eqprop.networks.connections.chains import convolutional, untied
+from eqprop.networks.connections.connection import Connection
+from eqprop.networks.layered import LayeredNetwork
+from eqprop.networks.prototypical import PrototypicalNetwork
+from eqprop.networks.real_time import RealTimeNetwork
+from eqprop.registries import COSTS, ESTIMATORS
+from eqprop.runs.out_of_memory import enough_for
+from eqprop.settings.experiment import Experiment
+
+__all__ = [
+    "build_augmentation",
+    "build_cost",
+    "build_data",
+    "build_estimator",
+    "build_network",
+    "build_optimizer",
+    "build_scheduler",
+    "torch_device",
+    "torch_dtype",
+]
+
+
+_REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+
+def torch_device(experiment: Experiment) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        ConfigurationError: torch has no such device.
+    """
+    device = torch.device(experiment.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(
+            "device",
+            experiment.device,
+            f"cpu, or one of the {torch.cuda.device_count()} CUDA devices that torch finds",
+        )
+    return device
+
+
+def torch_dtype(experiment: Experiment) -> torch.dtype:
+    """The dtype to compute in."""
+    return {"float32": torch.float32, "float64": torch.float64}[experiment.dtype]
+
+
+def build_data(experiment: Experiment, data_dir: str | None = None) -> Dataset:
+    """The data set, whole, on the device; see :func:`~eqprop.data.dataset.load_dataset`.
+
+    Raises:
+        DataError: it is not to be had.
+        Failure: the memory is too small.
+    """
+    with enough_for(experiment):
+        return load_dataset(
+            experiment.dataset, data_dir, torch_device(experiment), torch_dtype(experiment)
+        )
+
+
+def build_network(
+    experiment: Experiment, input_shape: Sequence[int], classes: int
+) -> LayeredNetwork:
+    """The network on the device, its initial weights drawn from the seed alone.
+
+    They are drawn on the CPU in float32, so that they are the same for every device and dtype.
+
+    Args:
+        input_shape: (C, H, W).
+        classes: units of the output layer.
+
+    Raises:
+        ConfigurationError: a convolution that does not fit on what lies below it.
+        Failure: the memory is too small.
+    """
+    with enough_for(experiment), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        connections = _connections(experiment, input_shape, classes)
+        network: LayeredNetwork
+        if experiment.network == "prototypical":
+            network = PrototypicalNetwork(
+                connections, experiment.activation, updates=experiment.updates
+            )
+        else:
+            network = RealTimeNetwork(
+                connections,
+                experiment.activation,
+                epsilon=experiment.epsilon,
+                clip=(0.0, 1.0) if experiment.clip else None,
+                updates=experiment.updates,
+            )
+        return network.to(torch_device(experiment), torch_dtype(experiment))
+
+
+def _connections(
+    experiment: Experiment, input_shape: Sequence[int], classes: int
+) -> Sequence[Connection]:
+    try:
+        connections = convolutional(
+            input_shape,
+            experiment.channels,
+            *experiment.hidden,
+            classes,
+            kernel=experiment.kernel,
+            stride=experiment.stride,
+            padding=experiment.padding,
+            pool=experiment.pool,
+            pooling=experiment.pooling,
+        )
+    except ValueError as error:
+        raise ConfigurationError(
+            "channels",
+            experiment.channels,
+            f"convolutions that fit on each other; {error}; choose a smaller kernel or pool, "
+            "more padding, or fewer layers",
+        ) from None
+    if experiment.weight_angle is None:
+        return connections
+    # Once all forward weights are drawn, so that they are those of the tied network.
+    return untied(connections, experiment.weight_angle)
+
+
+def build_cost(experiment: Experiment) -> Cost:
+    """ℓ."""
+    return COSTS.load(experiment.cost)()
+
+
+def build_estimator(experiment: Experiment, optimizer: torch.optim.Optimizer) -> Estimator:
+    """The estimator of the gradients: what is registered, called with the settings it asks for.
+
+    Args:
+        optimizer: for those that take its steps themselves (continual updates).
+
+    Raises:
+        UsageError: the estimator refuses a setting, or asks for what is none.
+    """
+    factory = ESTIMATORS.load(experiment.estimator)
+    offered = {
+        **{of.name: getattr(experiment, of.name) for of in fields(experiment)},
+        "optimizer": optimizer,
+        "cost": build_cost(experiment),
+    }
+    asked = signature(factory).parameters
+    for name, parameter in asked.items():
+        needed = parameter.default is parameter.empty and parameter.kind not in _REST
+        if needed and name not in offered:
+            raise UsageError(
+                f"estimator = {experiment.estimator}: expected one that is made of settings, "
+                f"optimizer and cost, got one that asks for {name}; give it a default"
+            )
+    try:
+        return factory(**{name: offered[name] for name in asked if name in offered})
+    except ValueError as error:
+        raise UsageError(f"estimator = {experiment.estimator}: {error}") from None
+
+
+def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.optim.Optimizer:
+    """The optimizer, with one learning rate per layer."""
+    groups = network.parameter_groups(experiment.learning_rates)
+    return torch.optim.Adam(groups) if experiment.optimizer == "adam" else torch.optim.SGD(groups)
+
+
+def build_scheduler(
+    experiment: Experiment, optimizer: torch.optim.Optimizer, samples: int, done: int = 0
+) -> LambdaLR | None:
+    """What sets the learning rates after every mini-batch, if they change.
+
+    ``cosine`` multiplies them by ½ (1 + cos πp), p from 0 to 1 over all epochs.
+
+    Args:
+        samples: in the training data.
+        done: epochs completed earlier.
+    """
+    if experiment.schedule == "constant":
+        return None
+    batches = -(-samples // experiment.batch_size)
+    for group in optimizer.param_groups:
+        # Where the optimizer comes from a checkpoint, "lr" is what it was then.
+        group.setdefault("initial_lr", group["lr"])
+    factor = partial(_cosine, total=experiment.epochs * batches)
+    return LambdaLR(optimizer, factor, last_epoch=done * batches - 1)
+
+
+def _cosine(batch: int, total: int) -> float:
+    return (1 + math.cos(math.pi * min(batch / total, 1))) / 2
+
+
+def build_augmentation(experiment: Experiment, input_shape: Sequence[int]) -> Augmentation | None:
+    """What happens to training images (C, H, W) before they are learnt, if anything.
+
+    Raises:
+        ConfigurationError: a shift that can move an image out of itself.
+    """
+    if experiment.shift >= min(input_shape[1:]):
+        raise ConfigurationError(
+            "shift",
+            experiment.shift,
+            f"less than the {min(input_shape[1:])} pixels of the images' side",
+        )
+    return partial(random_shift, pixels=experiment.shift) if experiment.shift else None

@@ -1,0 +1,171 @@
+"""What a trained network looks like and how it settles: all that ``eqprop show`` draws."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from eqprop.analysis.convergence import (
+    ErrorByStep,
+    Phases,
+    ResidualByStep,
+    error_by_step,
+    phases,
+    residual_by_step,
+    step_counts,
+)
+from eqprop.analysis.images import WeightImages, weight_images
+from eqprop.core.stepping import trajectory
+from eqprop.data.dataset import Split, one_hot
+from eqprop.errors import ConfigurationError
+from eqprop.runs.build import build_cost
+from eqprop.runs.out_of_memory import enough_memory
+from eqprop.runs.trained import TrainedRun
+
+__all__ = ["Findings", "look", "look_steps"]
+
+_WATCHED = 100
+"""Samples of the mini-batch whose convergence is shown."""
+
+_AT_ONCE = 500
+"""Samples that settle at once, as many as where the error is measured."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What was found.
+
+    Attributes:
+        images: what the connections have learned.
+        x, label: the test sample, (1, C, H, W), and its class.
+        phases: its two steady states.
+        outputs: (3T + 1, classes), the output units in every step of its free phase, s₀ first.
+        residual: how the first test samples come to rest.
+        watched: how many they are.
+        by_step: the error, had the free phase been shorter or longer.
+    """
+
+    images: tuple[WeightImages, ...]
+    x: Tensor
+    label: int
+    phases: Phases
+    outputs: Tensor
+    residual: ResidualByStep
+    watched: int
+    by_step: ErrorByStep
+
+    def to_json(self) -> dict[str, Any]:
+        """Of the weights and of the states of hidden layers the scale alone.
+
+        The checkpoint has the weights, and they the states.
+        """
+        states = zip(self.phases.free, self.phases.nudged, self.phases.difference, strict=True)
+        return {
+            "kernels": [
+                {
+                    "layer": images.layer,
+                    "upper": list(images.upper),
+                    "lower": list(images.lower),
+                    "size": list(images.size),
+                    "kernel": list(images.images.shape[2:]),
+                    "largest": _largest(images.images),
+                }
+                for images in self.images
+            ],
+            "states": {
+                "label": self.label,
+                "residual": self.phases.residual,
+                "free": self.phases.free[-1][0].tolist(),
+                "nudged": self.phases.nudged[-1][0].tolist(),
+                "difference": self.phases.difference[-1][0].tolist(),
+                "largest": {
+                    name: dict(
+                        zip(("free", "nudged", "difference"), map(_largest, layer), strict=True)
+                    )
+                    for name, layer in zip(self.residual.layers, states, strict=True)
+                },
+            },
+            "convergence": {
+                "samples": self.watched,
+                "residual": {
+                    name: {"median": list(median), "worst": list(worst)}
+                    for name, median, worst in zip(
+                        self.residual.layers, self.residual.median, self.residual.worst, strict=True
+                    )
+                },
+                "outputs": self.outputs.tolist(),
+            },
+            "steps": asdict(self.by_step),
+        }
+
+
+def look_steps(run: TrainedRun, test_samples: int) -> int:
+    """How often :func:`look` tells of its progress."""
+    return step_counts(run.experiment.free_steps)[-1] * (
+        1 - (-_count(run, test_samples) // _AT_ONCE)
+    )
+
+
+@torch.no_grad()
+def look(
+    run: TrainedRun, sample: int, test_samples: int, tick: Callable[[str], None] = lambda _: None
+) -> Findings:
+    """Look at a trained network.
+
+    Args:
+        run: the network, its data, and the T, K and β to look with.
+        sample: the number of the test sample to look at.
+        test_samples: how many test samples to measure the error on; 0 means all.
+        tick: called whenever a mini-batch took a step, with what is being computed.
+
+    Raises:
+        ConfigurationError: there is no such sample.
+        NonFiniteError: a state stopped being finite.
+        Failure: the memory is too small.
+    """
+    experiment, network, test = run.experiment, run.network, run.data.test
+    if sample >= len(test):
+        expected = f"a number from 0 to {len(test) - 1}, as there are {len(test)} test samples"
+        raise ConfigurationError("sample", sample, expected)
+    cost, counts = build_cost(experiment), step_counts(experiment.free_steps)
+    count = _count(run, test_samples)
+    x, labels = test.images[sample : sample + 1], test.labels[sample : sample + 1]
+    watched = test.images[:_WATCHED]
+    taking = f"test_samples = {test_samples}, free_steps = {experiment.free_steps}"
+    with enough_memory(taking, experiment.device):
+        return Findings(
+            weight_images(network, run.data.input_shape),
+            x,
+            int(labels),
+            phases(
+                network,
+                x,
+                one_hot(labels, run.data.classes, x.dtype),
+                free_steps=experiment.free_steps,
+                nudged_steps=experiment.nudged_steps,
+                beta=experiment.beta,
+                symmetric=experiment.nudging == "symmetric",
+                cost=cost,
+            ),
+            torch.cat([state[-1] for state in trajectory(network, x, counts[-1])]),
+            residual_by_step(network, watched, counts[-1], tick),
+            len(watched),
+            error_by_step(
+                network,
+                Split(test.images[:count], test.labels[:count]),
+                counts,
+                batch_size=_AT_ONCE,
+                tick=tick,
+            ),
+        )
+
+
+def _count(run: TrainedRun, test_samples: int) -> int:
+    return min(test_samples or len(run.data.test), len(run.data.test))
+
+
+def _largest(layer: Tensor) -> float:
+    return float(layer.abs().max())

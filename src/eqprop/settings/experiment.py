@@ -1,0 +1,144 @@
+"""An experiment: every setting of a training run, typed and validated.
+
+It knows nothing of torch; :mod:`eqprop.runs.build` makes the objects it describes. What an
+estimator refuses (K > T in BPTT, symmetric nudging in C-EP) it refuses itself, once it is built.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, final
+
+from eqprop.errors import shown
+from eqprop.registries import ACTIVATIONS, COSTS, DATASETS, ESTIMATORS
+from eqprop.settings.fields import Settings, device, each, nonzero, number, setting, whole
+
+__all__ = ["Experiment"]
+
+# A heading of `--help` each.
+_data = partial(setting, group="data")
+_network = partial(setting, group="network")
+_estimator = partial(setting, group="estimator")
+_optimisation = partial(setting, group="optimisation")
+_machine = partial(setting, group="machine")
+
+_SIZES = each("whole numbers from 1 to 1000000", lambda n: 1 <= n <= 10**6)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Settings):
+    """Settings of one training run; layers and learning rates are listed input side first.
+
+    The defaults learn the embedded digits.
+
+    Raises:
+        ConfigurationError: a setting of the wrong type or outside what is allowed.
+    """
+
+    dataset: str = _data("digits", "what to learn", choices=DATASETS)
+    network: Literal["prototypical", "real-time"] = _network(
+        "prototypical", "discrete-time or real-time dynamics"
+    )
+    channels: tuple[int, ...] = _network(
+        (),
+        "channels of the convolutional layers, if any, below the dense ones",
+        allowed=_SIZES,
+        since="0.1",
+    )
+    kernel: tuple[int, ...] = _network(
+        (5,), "side of the kernels: one number for all convolutions, or one for each", since="0.1"
+    )
+    stride: tuple[int, ...] = _network((1,), "steps of the kernels, likewise", since="0.1")
+    padding: tuple[int, ...] = _network((0,), "zeros around the images, likewise", since="0.1")
+    pool: tuple[int, ...] = _network(
+        (2,), "side of the pooling windows, likewise; 1 does not pool", since="0.1"
+    )
+    pooling: Literal["max", "average"] = _network(
+        "max", "what a window gives: its largest value or the mean", since="0.1"
+    )
+    hidden: tuple[int, ...] = _network((128,), "units of the dense hidden layers", allowed=_SIZES)
+    activation: str = _network("scaled-sigmoid", "ρ", choices=ACTIVATIONS)
+    updates: Literal["synchronous", "alternating"] = _network(
+        "synchronous", "a step moves all layers at once, or every other one in turn", since="0.1"
+    )
+    epsilon: float = _network(
+        0.2,
+        "ε, the time step of real-time dynamics",
+        allowed=number("a finite number > 0", lambda x: x > 0),
+    )
+    clip: bool = _network(True, "keep the states of real-time dynamics in [0, 1]")
+    weight_angle: float | None = _network(
+        None,
+        "untie the backward from the forward weights, at first so many degrees (0 to 180) away; "
+        "none ties them",
+        allowed=number("degrees from 0 to 180, or none", lambda x: 0 <= x <= 180),
+        since="0.1",
+    )
+    estimator: str = _estimator("ep", "how the gradient is estimated", choices=ESTIMATORS)
+    cost: str = _estimator(
+        "squared-error", "ℓ, what is to become small", choices=COSTS, since="0.1"
+    )
+    free_steps: int = _estimator(20, "T, steps of the free phase", allowed=whole(1))
+    nudged_steps: int = _estimator(
+        8,
+        "K, steps of the nudged phase (bptt: steps differentiated; rbp: unused)",
+        allowed=whole(1),
+    )
+    beta: float = _estimator(0.5, "β, strength of the nudge, of either sign", allowed=nonzero())
+    nudging: Literal["one-sided", "random-sign", "symmetric"] = _estimator(
+        "symmetric", "β as given, of random sign, or one nudged phase each way"
+    )
+    tolerance: float | None = _estimator(
+        None,
+        "end a phase once no unit moves by more than this in a step",
+        allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
+    )
+    optimizer: Literal["sgd", "adam"] = _optimisation("sgd", "how weights follow")
+    learning_rates: tuple[float, ...] = _optimisation(
+        (0.1, 0.05),
+        "one per layer, input side first",
+        allowed=each("numbers from 0 to 1e30", lambda x: 0 <= x <= 1e30),
+    )
+    schedule: Literal["constant", "cosine"] = _optimisation(
+        "constant", "learning rates as given, or falling to 0 like half a cosine", since="0.1"
+    )
+    shift: int = _optimisation(
+        0,
+        "move training images at random by up to so many pixels each way",
+        allowed=whole(0, 1000),
+        since="0.1",
+    )
+    batch_size: int = _optimisation(20, "samples in a mini-batch", allowed=whole(1))
+    epochs: int = _optimisation(30, "passes over the training data", allowed=whole(1))
+    seed: int = _optimisation(
+        0, "of the initial weights and of the order of the data", allowed=whole(0, 2**63 - 1)
+    )
+    device: str = _machine("cpu", "cpu, cuda or cuda:N", allowed=device())
+    dtype: Literal["float32", "float64"] = _machine("float32", "arithmetic")
+    threads: int = _machine(
+        1, "CPU threads; at mini-batches of 20 more than one seldom helps", allowed=whole(1, 1024)
+    )
+
+    def check_together(self) -> None:
+        for name, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("pool", 1)):
+            values = getattr(self, name)
+            self.require(
+                name,
+                all(least <= value <= 1000 for value in values)
+                and len(values) in {1, max(1, len(self.channels))},
+                f"one whole number from {least} to 1000, or one for each convolution "
+                f"(channels = {shown(self.channels)})",
+            )
+        layers = len(self.channels) + len(self.hidden) + 1
+        convolutions = f"channels = {shown(self.channels)}, " if self.channels else ""
+        self.require(
+            "learning_rates",
+            len(self.learning_rates) == layers,
+            f"{layers} numbers, one per layer ({convolutions}hidden = {shown(self.hidden)}, and "
+            "the output)",
+        )
+        self.require(
+            "weight_angle",
+            self.weight_angle is None or self.hidden or self.channels,
+            "none in a network without hidden layers, in which nothing goes back",
+        )

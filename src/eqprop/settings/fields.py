@@ -1,0 +1,297 @@
+"""The one mechanism of settings: frozen dataclasses whose fields say all that is known of them.
+
+A field made by :func:`setting` carries its help, what it allows and since when it exists. From
+that come the checks, wherever a value is from (Python, a TOML file, a stored ``config.json``, the
+command line), the messages, and the options of every command (:mod:`eqprop.cli.options`)::
+
+    @final
+    @dataclass(frozen=True, kw_only=True)
+    class MySettings(Settings):
+        steps: int = setting(20, "T, steps of the free phase", allowed=whole(1))
+
+        def check_together(self) -> None:
+            self.require("steps", self.steps != 13, "another number")
+
+A setting is a ``bool``, or an ``int``, a ``float``, a ``str`` or a ``Literal`` of names, or a
+``tuple`` of any number of one of these; it may be none if its type says so.
+
+It knows nothing of torch, so that ``--help`` and the refusal of a bad setting come at once.
+"""
+
+import difflib
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, asdict, field, fields, replace
+from typing import Any, Literal, NamedTuple, Self, get_args, get_origin
+
+from eqprop.errors import ConfigurationError
+from eqprop.registries import Registry
+
+__all__ = [
+    "Allowed",
+    "Kind",
+    "Settings",
+    "device",
+    "different",
+    "each",
+    "kind_of",
+    "nonzero",
+    "number",
+    "option_of",
+    "setting",
+    "whole",
+]
+
+
+class Allowed(NamedTuple):
+    """A constraint: a test of values of the right type, and what messages say was expected."""
+
+    test: Callable[[Any], bool]
+    expected: str
+
+
+def whole(least: int, most: int | None = None) -> Allowed:
+    """Whole numbers from ``least`` on, or up to ``most``."""
+    if most is None:
+        return Allowed(lambda n: n >= least, f"a whole number of at least {least}")
+    said = {2**63 - 1: "2^63 − 1"}.get(most, str(most))
+    return Allowed(lambda n: least <= n <= most, f"a whole number from {least} to {said}")
+
+
+def number(expected: str, test: Callable[[float], bool]) -> Allowed:
+    """Finite numbers that pass the test."""
+    return Allowed(lambda x: math.isfinite(x) and test(x), expected)
+
+
+def nonzero() -> Allowed:
+    """Finite numbers of either sign."""
+    return number("a finite number other than 0", lambda x: x != 0)
+
+
+def each(expected: str, test: Callable[[Any], bool]) -> Allowed:
+    """Sequences every item of which passes the test."""
+    return Allowed(lambda items: all(map(test, items)), expected)
+
+
+def different(
+    expected: str, test: Callable[[Any], bool], counts: Callable[[int], bool] = lambda _: True
+) -> Allowed:
+    """The same, no item twice, as many as ``counts`` allows."""
+
+    def right(items: Sequence[Any]) -> bool:
+        return len(set(items)) == len(items) and counts(len(items)) and all(map(test, items))
+
+    return Allowed(right, expected)
+
+
+def device() -> Allowed:
+    """What torch may compute on."""
+    pattern = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
+    return Allowed(lambda name: bool(pattern.fullmatch(name)), "cpu, cuda or cuda:N")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    allowed: Allowed | None = None,
+    choices: Registry | None = None,
+    group: str = "settings",
+    since: str | None = None,
+    metavar: str | None = None,
+    shown: str | None = None,
+) -> Any:
+    """A field of :class:`Settings`.
+
+    Args:
+        default: its value where none is given.
+        help: what it is, for a person who has never seen it.
+        allowed: what it must be, besides of its type; none is always allowed where the type has it.
+        choices: where its names come from.
+        group: under which heading ``--help`` lists it.
+        since: the version that brought it, if not the first: runs stored before may lack it, and
+            had its default.
+        metavar: what ``--help`` calls its value.
+        shown: what ``--help`` calls its default.
+    """
+    metadata = {"help": help, "allowed": allowed, "choices": choices, "group": group}
+    metadata |= {"since": since, "metavar": metavar, "shown": shown}
+    return field(default=default, metadata=metadata)
+
+
+class Kind(NamedTuple):
+    """What the type of a setting says.
+
+    Attributes:
+        item: the type of its value, or of each of several.
+        several: whether it is a tuple of them.
+        optional: whether it may be none.
+        names: what to choose from; none where it is no choice.
+    """
+
+    item: type
+    several: bool
+    optional: bool
+    names: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        """What messages say was expected."""
+        one = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
+        many = {int: "whole numbers", float: "numbers", str: "names"}
+        if self.names:
+            said = f"{'some' if self.several else 'one'} of {', '.join(self.names)}"
+        else:
+            said = (many if self.several else one)[self.item]
+        return f"{said}, or none" if self.optional else said
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is of the kind."""
+        if value is None:
+            return self.optional
+        if isinstance(value, tuple) != self.several:
+            return False
+        return all(
+            type(item) is self.item and (not self.names or item in self.names)
+            for item in (value if self.several else (value,))
+        )
+
+
+def kind_of(of: Field[Any]) -> Kind:
+    """The kind of a setting."""
+    item: Any = of.type
+    if isinstance(item, str):
+        raise TypeError(f"{of.name}: expected a type, got {item!r}: no postponed annotations here")
+    optional = get_origin(item) in (types.UnionType, typing.Union)
+    item = get_args(item)[0] if optional else item
+    several = get_origin(item) is tuple
+    item = get_args(item)[0] if several else item
+    if get_origin(item) is Literal:
+        return Kind(str, several, optional, get_args(item))
+    return Kind(item, several, optional, tuple(of.metadata["choices"] or ()))
+
+
+class Settings:
+    """Base of all settings; derive a frozen dataclass from it.
+
+    Raises:
+        ConfigurationError: a value of the wrong type or outside what is allowed.
+    """
+
+    __dataclass_fields__: typing.ClassVar[dict[str, Field[Any]]]
+
+    def __post_init__(self) -> None:
+        for of in fields(self):
+            value, kind = getattr(self, of.name), kind_of(of)
+            self.require(of.name, kind.holds(value), kind.expected)
+            allowed: Allowed | None = of.metadata["allowed"]
+            if allowed is not None and value is not None:
+                self.require(of.name, allowed.test(value), allowed.expected)
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Refuse what does not go together; nothing in general."""
+
+    def require(self, name: str, condition: object, expected: str) -> None:
+        """Refuse the value of a setting unless the condition holds."""
+        if not condition:
+            raise ConfigurationError(name, getattr(self, name), expected)
+
+    def override(self, values: Mapping[str, Any]) -> Self:
+        """These settings with other values for some.
+
+        Values may be as TOML and JSON have them: lists for tuples, integers for floats.
+
+        Raises:
+            ConfigurationError: an unknown setting, or a value that is not allowed.
+        """
+        changes = {}
+        for name, value in values.items():
+            if name not in self.__dataclass_fields__:
+                known = list(self.__dataclass_fields__)
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise ConfigurationError(name, value, f"one of {', '.join(known)}{hint}")
+            kind = kind_of(self.__dataclass_fields__[name])
+            if kind.several and isinstance(value, list | tuple):
+                changes[name] = tuple(_normal(kind, item) for item in value)
+            else:
+                changes[name] = _normal(kind, value)
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings, as JSON has them: lists for tuples."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`to_json` gave, now or in an earlier version.
+
+        Raises:
+            ValueError: a setting that was always there is missing.
+            ConfigurationError: an unknown setting, or a value that is not allowed.
+        """
+        always = {of.name for of in fields(cls) if of.metadata["since"] is None}
+        if missing := sorted(always - set(values)):
+            raise ValueError(f"{', '.join(missing)} missing")
+        return cls().override(values)
+
+    @classmethod
+    def read(cls, name: str, words: Sequence[str] | str | bool) -> Any:
+        """The value that the words of a command line mean for a setting.
+
+        Args:
+            words: as argparse has them: a list for several, a ``bool`` for a switch.
+
+        Raises:
+            ConfigurationError: they do not mean one.
+        """
+        kind = kind_of(cls.__dataclass_fields__[name])
+        if isinstance(words, bool):
+            return words
+        if kind.item is bool:
+            raise ConfigurationError(name, words, kind.expected)
+        if kind.optional and words == "none":
+            return None
+        try:
+            if kind.several:
+                return tuple(_value(kind.item, word) for word in words)
+            return _value(kind.item, words)
+        except ValueError:
+            raise ConfigurationError(name, words, kind.expected) from None
+
+    @classmethod
+    def words(cls, name: str, value: Any) -> list[str]:
+        """The words of a command line that mean this value: what :meth:`read` undoes.
+
+        An option of several values takes all words that follow it, up to the next option: what is
+        no option belongs before it.
+        """
+        option = option_of(name)
+        if isinstance(value, bool):
+            return [option if value else f"--no-{option[2:]}"]
+        if isinstance(value, tuple):
+            return [option, *map(str, value)]
+        return [f"{option}={'none' if value is None else value}"]
+
+
+def option_of(name: str) -> str:
+    """What a setting is called on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _value(item: type, word: Any) -> Any:
+    # int() and float() of their own accord take underscores, blanks and digits of other scripts.
+    if item is not str and not re.fullmatch(r"[-+.0-9a-zA-Z]+", word):
+        raise ValueError(word)
+    return item(word)
+
+
+def _normal(kind: Kind, value: Any) -> Any:
+    # A whole number beyond all floating-point ones stays what it is, and is refused as such.
+    whole_number = type(value) is int and abs(value) < 2**1000
+    return float(value) if kind.item is float and whole_number else value

@@ -1,0 +1,5 @@
+"""The loop over epochs, what it measures, and how it goes on after a kill."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

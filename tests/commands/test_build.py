@@ -1,0 +1,236 @@
+"""Every setting of an experiment reaches the object it is about."""
+
+import math
+
+import pytest
+import torch
+
+from eqprop.core.costs import SquaredError
+from eqprop.data.augmentation import random_shift
+from eqprop.errors import ConfigurationError, UsageError
+from eqprop.estimators.bptt import BPTT
+from eqprop.estimators.continual import ContinualEP
+from eqprop.estimators.ep import EquilibriumPropagation
+from eqprop.estimators.estimator import Estimator
+from eqprop.estimators.recurrent_backprop import RecurrentBackprop
+from eqprop.networks.connections.conv_pool import ConvPool
+from eqprop.networks.connections.dense import Dense
+from eqprop.networks.connections.untied import Untied
+from eqprop.networks.layered import LayeredNetwork
+from eqprop.networks.prototypical import PrototypicalNetwork
+from eqprop.networks.real_time import RealTimeNetwork
+from eqprop.runs.build import (
+    build_augmentation,
+    build_cost,
+    build_data,
+    build_estimator,
+    build_network,
+    build_optimizer,
+    build_scheduler,
+    torch_device,
+)
+from eqprop.runs.learner import build_learner
+from eqprop.settings.experiment import Experiment
+
+
+def experiment(**settings: object) -> Experiment:
+    return Experiment().override(settings)
+
+
+def estimator(**settings: object) -> Estimator:
+    described = experiment(**settings)
+    return build_estimator(described, build_optimizer(described, network()))
+
+
+def network(**settings: object) -> LayeredNetwork:
+    return build_network(experiment(**settings), (1, 3, 4), 4)
+
+
+@pytest.mark.parametrize("nudging", ["one-sided", "random-sign", "symmetric"])
+def test_equilibrium_propagation_has_the_settings(nudging: str) -> None:
+    built = estimator(free_steps=7, nudged_steps=5, beta=-0.3, nudging=nudging, tolerance=1e-3)
+    assert built == EquilibriumPropagation(
+        7,
+        5,
+        -0.3,
+        nudging,  # pyright: ignore[reportArgumentType]
+        1e-3,
+        cost=built.cost,
+    )
+
+
+def test_the_other_estimators_have_the_settings() -> None:
+    built = estimator(estimator="bptt", free_steps=7, nudged_steps=5, tolerance=0.1)
+    assert built == BPTT(7, 5, 0.1, cost=built.cost)
+    built = estimator(estimator="rbp", free_steps=7, tolerance=0.1)
+    assert built == RecurrentBackprop(7, tolerance=0.1, cost=built.cost)
+
+
+@pytest.mark.parametrize("nudging", ["one-sided", "random-sign"])
+def test_continual_ep_has_the_settings_and_the_optimizer(nudging: str) -> None:
+    settings = experiment(
+        estimator="c-ep", free_steps=7, nudged_steps=5, beta=-0.3, nudging=nudging, tolerance=1e-3
+    )
+    optimizer = build_optimizer(settings, network())
+    built = build_estimator(settings, optimizer)
+    assert built == ContinualEP(
+        optimizer,
+        7,
+        5,
+        -0.3,
+        nudging,  # pyright: ignore[reportArgumentType]
+        1e-3,
+        cost=built.cost,
+    )
+
+
+def test_an_estimator_refuses_the_settings_it_cannot_follow() -> None:
+    with pytest.raises(
+        UsageError, match=r"estimator = c-ep: nudging: .*one-sided, random-sign.*'symm"
+    ):
+        estimator(estimator="c-ep", nudging="symmetric")
+    refused = experiment(estimator="bptt", free_steps=20, nudged_steps=21)
+    with pytest.raises(UsageError, match=r"estimator = bptt: nudged_steps: .*free_steps = 20.*21"):
+        build_learner(refused)
+    # What one of them refuses is right for another.
+    assert estimator(estimator="rbp", nudging="symmetric", nudged_steps=21).free_steps == 20
+
+
+def test_the_estimator_has_the_cost_of_the_experiment() -> None:
+    assert isinstance(build_cost(experiment()), SquaredError)
+    for name in ("ep", "bptt", "rbp"):
+        assert isinstance(estimator(estimator=name).cost, SquaredError)
+
+
+def test_a_learner_knows_the_shapes_of_data_that_is_not_there() -> None:
+    learner = build_learner(experiment(dataset="mnist", hidden=[12]))
+    assert learner.network.shapes == ((12,), (10,))
+    assert sum(p.numel() for p in learner.network.parameters()) == 785 * 12 + 13 * 10
+
+
+def test_a_weight_angle_unties_all_connections_but_that_of_the_input() -> None:
+    hidden = {"hidden": [40, 30], "learning_rates": [1, 2, 3]}
+    first, *others = network(weight_angle=90, **hidden).chain
+    assert isinstance(first, Dense)
+    assert [type(connection) for connection in others] == [Untied, Untied]
+    assert network(weight_angle=90, **hidden).weight_angles == pytest.approx((90, 90), abs=15)
+    assert network(**hidden).weight_angles == ()
+    assert network(weight_angle=0, **hidden).weight_angles == (0, 0)
+
+
+def test_the_networks_have_the_settings() -> None:
+    prototypical = network(hidden=[5, 6], learning_rates=[1, 2, 3], activation="tanh")
+    assert isinstance(prototypical, PrototypicalNetwork)
+    assert prototypical.shapes == ((5,), (6,), (4,))
+    assert prototypical.activation is not None
+    assert prototypical.activation.name == "tanh"
+    real_time = network(network="real-time", epsilon=0.3, activation="hard-sigmoid")
+    assert isinstance(real_time, RealTimeNetwork)
+    assert (real_time.epsilon, real_time.clip, real_time.rho.name) == (0.3, (0, 1), "hard-sigmoid")
+    assert network(network="real-time", clip=False).clip is None
+
+
+def test_the_initial_weights_depend_on_the_seed_alone() -> None:
+    def first(**settings: object) -> torch.Tensor:
+        return next(network(**settings).parameters()).detach()
+
+    before = torch.get_rng_state()
+    assert torch.equal(first(seed=3), first(seed=3))
+    assert torch.equal(first(seed=3), first(seed=3, dtype="float64").float())
+    assert not torch.equal(first(seed=3), first(seed=4))
+    assert torch.equal(torch.get_rng_state(), before), "the global generator was touched"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_network_and_data_have_the_dtype(dtype: str) -> None:
+    expected = getattr(torch, dtype)
+    assert {p.dtype for p in network(dtype=dtype).parameters()} == {expected}
+    assert build_data(experiment(dtype=dtype)).train.images.dtype == expected
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+def test_the_optimizer_has_one_rate_per_layer(name: str, kind: type) -> None:
+    chosen = experiment(optimizer=name, learning_rates=[0.3, 0.2])
+    optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
+    assert type(optimizer) is kind
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.2]
+    assert all(group.get("momentum", 0) == 0 for group in optimizer.param_groups)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="device = cuda:98: expected cpu"):
+        torch_device(experiment(device="cuda:98"))
+    assert torch_device(experiment()).type == "cpu"
+
+
+def conv(**settings: object) -> LayeredNetwork:
+    layers = len(settings["channels"]) + 1  # pyright: ignore[reportArgumentType]
+    chosen = experiment(hidden=[], learning_rates=[1] * layers, **settings)
+    return build_network(chosen, (1, 12, 10), 4)
+
+
+def test_convolutions_lie_below_the_dense_layers() -> None:
+    chosen = experiment(channels=[2, 3], hidden=[7], learning_rates=[1, 1, 1, 1], kernel=[3])
+    network = build_network(chosen, (1, 12, 10), 4)
+    # 12 − 2 = 10, halved 5; 5 − 2 = 3, halved 1.
+    assert network.shapes == ((2, 5, 4), (3, 1, 1), (7,), (4,))
+
+
+def test_a_setting_of_convolutions_is_for_all_or_one_for_each() -> None:
+    assert conv(channels=[2, 3], kernel=[3], padding=[1], pool=[1]).shapes[1] == (3, 12, 10)
+    assert conv(channels=[2, 3], kernel=[3, 1], padding=[0, 1], pool=[2, 1]).shapes[:2] == (
+        (2, 5, 4),
+        (3, 7, 6),
+    )
+    assert conv(channels=[2], stride=[3], kernel=[4], pool=[1]).shapes[0] == (2, 3, 3)
+
+
+def test_a_convolution_that_does_not_fit_says_where_and_what_would() -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"channels = 2 3: expected .* hidden layer 2: .*at least 6×6.*got 4×3.*smaller",
+    ):
+        conv(channels=[2, 3])
+
+
+def test_the_network_has_the_updates_and_the_pooling_of_the_experiment() -> None:
+    for kind in ("prototypical", "real-time"):
+        assert network(network=kind).updates == "synchronous"
+        assert network(network=kind, updates="alternating").updates == "alternating"
+    for pooling in ("max", "average"):
+        first = conv(channels=[2], pooling=pooling).chain[0]
+        assert isinstance(first, ConvPool)
+        assert first.pooling == pooling
+
+
+def test_training_images_are_shifted_as_far_as_asked() -> None:
+    images = torch.rand(9, 1, 5, 5)
+    shift = build_augmentation(experiment(shift=2), (1, 5, 5))
+    assert shift is not None
+    here, there = (torch.Generator().manual_seed(3) for _ in range(2))
+    assert torch.equal(shift(images, here), random_shift(images, there, pixels=2))
+    assert build_augmentation(experiment(), (1, 5, 5)) is None
+    with pytest.raises(ConfigurationError, match="shift = 5: expected less than the 5 pixels"):
+        build_augmentation(experiment(shift=5), (1, 5, 5))
+
+
+def test_a_cosine_takes_the_learning_rates_to_zero() -> None:
+    chosen = experiment(schedule="cosine", epochs=2, batch_size=5)
+    optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
+    first = optimizer.param_groups[0]["lr"]
+    scheduler = build_scheduler(chosen, optimizer, samples=14)  # three mini-batches an epoch
+    assert scheduler is not None
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"] / first)
+        optimizer.step()
+        scheduler.step()
+    expected = [0.5 * (1 + math.cos(math.pi * n / 6)) for n in range(6)]
+    assert rates == pytest.approx(expected)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_constant_learning_rates_need_no_scheduler() -> None:
+    chosen = experiment()
+    optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
+    assert build_scheduler(chosen, optimizer, samples=14) is None

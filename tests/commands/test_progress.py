@@ -1,0 +1,82 @@
+"""What is said meanwhile: a bar where somebody looks, a line now and then where nobody does."""
+
+import io
+import sys
+import time
+
+import pytest
+import torch
+
+from eqprop.cli.progress import Display, Progress, duration
+from eqprop.training.loop import Metrics, Running
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+anywhere = pytest.mark.parametrize("stream", [Terminal, io.StringIO], ids=["terminal", "file"])
+
+
+def stderr(monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]) -> io.StringIO:
+    monkeypatch.setattr(sys, "stderr", said := stream())
+    return said
+
+
+class Never:
+    def __str__(self) -> str:
+        raise AssertionError("asked for, though nothing is shown")
+
+
+def test_a_file_gets_a_line_only_once_the_interval_has_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = stderr(monkeypatch, io.StringIO)
+    with Progress(3, "process", interval=0.05) as tick:
+        tick(Never())
+        time.sleep(0.06)
+        tick("second")
+        tick(Never())
+    assert file.getvalue() == "second: 2 of 3 processes\n"
+
+
+def test_a_terminal_gets_a_bar_that_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = stderr(monkeypatch, Terminal)
+    with Progress(3, "row", delay=0) as tick:
+        time.sleep(0.25)
+        tick("first")
+    assert "first:  33%" in terminal.getvalue()
+    assert "1/3" in terminal.getvalue()
+
+
+@anywhere
+def test_what_is_over_soon_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
+) -> None:
+    said = stderr(monkeypatch, stream)
+    with Progress(3, "row") as tick:
+        for _ in range(3):
+            tick(Never())
+    assert said.getvalue().strip() == ""
+
+
+@anywhere
+def test_every_epoch_of_a_training_leaves_a_line(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
+) -> None:
+    said = stderr(monkeypatch, stream)
+    display = Display(epochs=12, batches=2, done=3)
+    for batch in (1, 2):
+        display.batch(Running(4, batch, 2, torch.tensor(batch), 20 * batch))
+    display.epoch(Metrics(4, 5.0, 0.1, 6.0, 0.2, 1.5, (12.0, 90.0)))
+    display.close()
+    line = "train error   5.00 %  test error   6.00 %  weight angle 12.0°, 90.0°  1.5 s  "
+    assert f"epoch  4/12  {line}" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.4, "0:00"), (59.6, "1:00"), (61, "1:01"), (36061, "10:01:01")]
+)
+def test_a_duration_has_hours_only_where_there_are_any(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

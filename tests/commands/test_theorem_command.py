@@ -1,0 +1,485 @@
+"""``eqprop theorem``: what it writes, what it prints, what it refuses."""
+
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eqprop.cli.main import main
+from eqprop.data.archives import default_data_dir
+from eqprop.errors import ConfigurationError
+from eqprop.settings.theorem import THEOREM_PRESETS, TheoremSettings
+
+TOY = ["theorem", "toy", "--free-steps", "400", "--nudged-steps", "10", "--betas", "1e-4", "1e-3"]
+FIGURES = {"states.png", "parameters.png", "layers.png", "error-against-beta.png"}
+AGREEMENT = {"relative_error", "cosine", "angle", "sign_agreement"}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+needs_mnist = pytest.mark.skipif(
+    not any((Path(default_data_dir()) / "mnist").glob("*.gz")),
+    reason="MNIST is not on this machine",
+)
+
+
+def run(out: Path, *words: str) -> dict[str, Any]:
+    """Run the command; the metrics it wrote."""
+    assert main([*words, "--out", str(out)]) == 0
+    return json.loads((out / "metrics.json").read_text())
+
+
+def refusal(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> str:
+    """The one line said on standard error when the command exits with that status."""
+    assert main(list(words)) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("eqprop: error: ")
+    return line
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the mathematics of a small model."""
+    from eqprop.cli import theorem
+
+    monkeypatch.setattr(theorem, "_draw", lambda *_: None)
+
+
+# What it writes
+
+
+def test_the_folder_holds_the_metrics_and_the_figures(tmp_path: Path) -> None:
+    metrics = run(tmp_path / "out", *TOY)
+    files = {path.name for path in (tmp_path / "out").iterdir()} - {".lock"}
+    assert files == {"metrics.json", *FIGURES}
+    for name in FIGURES:
+        assert (tmp_path / "out" / name).read_bytes().startswith(PNG)
+    for what in ("states", "parameters"):
+        overall = metrics["overall"][what]
+        assert overall.keys() == AGREEMENT
+        assert 0 < overall["relative_error"] < 0.05
+        assert 0.99 < overall["cosine"] <= 1
+        assert 0.9 < overall["sign_agreement"] <= 1
+        assert len(metrics["per_step"][what]["relative_error"]) == 10
+    assert 0 <= metrics["total_update_angle"] < 2
+    assert 0 <= metrics["residual"] < 1e-6
+    assert metrics["beta"] == 0.01
+    assert metrics["layers"].keys() == {"hidden layer 1", "output layer"}
+    assert "hidden_to_output.weight" in metrics["parameters"]
+    assert metrics["settings"]["free_steps"] == 400
+    assert metrics["environment"]["torch"]
+    assert metrics["premise"]["layers"].keys() == metrics["layers"].keys()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_error_of_the_toy_model_is_of_first_order_in_beta(tmp_path: Path) -> None:
+    words = [word if word != "400" else "2000" for word in TOY]
+    one_sided = run(tmp_path / "one", *words)
+    symmetric = run(tmp_path / "two", *words, "--nudging", "symmetric")
+    for metrics, order in ((one_sided, 1), (symmetric, 2)):
+        curve = metrics["error_against_beta"]
+        assert curve["beta"] == [1e-4, 1e-3]
+        assert all(curve["premise_holds"])
+        for what in ("states", "parameters"):
+            assert curve["slope"][what] == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_continual_updates_stand_beside_eta_0(tmp_path: Path) -> None:
+    metrics = run(tmp_path / "out", *TOY, "--eta", "0", "1e-7", "2e-3")
+    assert [found["eta"] for found in metrics["continual"]] == [1e-7, 2e-3]
+    errors = [found["overall"]["states"]["relative_error"] for found in metrics["continual"]]
+    plain = metrics["overall"]["states"]["relative_error"]
+    assert abs(errors[0] - plain) < 0.02 * plain
+    assert errors[1] > 2 * plain
+
+
+def test_every_preset_has_continual_updates_beside_eta_0() -> None:
+    assert THEOREM_PRESETS.keys() >= {"toy", "eb-1h", "eb-2h", "p-1h", "p-2h", "p-3h"}
+    for entry in THEOREM_PRESETS.values():
+        assert entry.settings.eta
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_several_mini_batches_give_a_mean_and_a_spread(tmp_path: Path) -> None:
+    metrics = run(tmp_path / "out", *TOY, "--batches", "3")
+    assert metrics["batches"] == 3
+    assert metrics["spread"]["overall"]["states"]["relative_error"] > 0
+    assert "spread" not in run(tmp_path / "alone", *TOY)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_seed_gives_the_same_figures_again(tmp_path: Path) -> None:
+    found = [
+        run(tmp_path / str(index), *TOY, "--seed", seed)["overall"]
+        for index, seed in enumerate(("0", "0", "1"))
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_premise_that_fails_is_said_in_the_metrics_and_in_the_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["theorem", "toy", "--free-steps", "20", "--nudged-steps", "10"]
+    metrics = run(tmp_path / "out", *short)
+    assert not metrics["premise"]["holds"]
+    assert "has not converged: hidden layer 1 by" in metrics["premise"]["problems"][0]
+    assert metrics["residual"] > 1e-3
+    assert "PREMISE FAILS: the free phase has not converged" in capsys.readouterr().out
+    # No slope is claimed where it would only be that of the free phase.
+    assert metrics["error_against_beta"]["slope"] == {"states": None, "parameters": None}
+    assert run(tmp_path / "long", *TOY[:2], "--free-steps", "2000", "--eta")["premise"]["holds"]
+    assert "premise: holds" in capsys.readouterr().out
+
+
+def test_a_premise_that_fails_is_said_in_every_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    titles = []
+    true_title = Figure.suptitle
+
+    def recording(figure: Figure, title: str, **keywords: Any) -> Any:
+        titles.append(title)
+        return true_title(figure, title, **keywords)
+
+    monkeypatch.setattr(Figure, "suptitle", recording)
+    short = ["theorem", "toy", "--free-steps", "20", "--nudged-steps", "10"]
+    run(tmp_path / "short", *short, "--sweep", "beta=0.01,0.1")
+    assert len(titles) == 5
+    assert all("PREMISE FAILS" in title for title in titles)
+    titles.clear()
+    run(tmp_path / "long", *TOY[:2], "--free-steps", "2000", "--eta")
+    assert len(titles) == 4
+    assert not any("PREMISE" in title for title in titles)
+
+
+def test_json_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = run(tmp_path / "out", *TOY, "--json")
+    assert json.loads(capsys.readouterr().out) == metrics
+
+
+def test_metrics_are_valid_json_even_without_numbers(tmp_path: Path) -> None:
+    # With K = 1 nothing has reached the hidden layer yet: no cosine, no signs.
+    run(tmp_path / "out", *TOY, "--nudged-steps", "1")
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    metrics = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} in the metrics"))
+    assert metrics["layers"]["hidden layer 1"]["sign_agreement"] is None
+
+
+# Sweeps
+
+
+def test_a_sweep_has_every_point_as_a_table_and_a_heat_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = run(
+        tmp_path / "out", *TOY, "--sweep", "beta=0.001,0.1", "--sweep", "free-steps=15,900"
+    )
+    assert [(cell["beta"], cell["free_steps"]) for cell in metrics["sweep"]] == [
+        (0.001, 15),
+        (0.001, 900),
+        (0.1, 15),
+        (0.1, 900),
+    ]
+    errors = [cell["overall"]["states"]["relative_error"] for cell in metrics["sweep"]]
+    assert errors[1] == min(errors)
+    assert [cell["premise_holds"] for cell in metrics["sweep"]] == [False, True, False, True]
+    assert (tmp_path / "out" / "sweep.png").read_bytes().startswith(PNG)
+    table = capsys.readouterr().out.split("error states")[1].splitlines()
+    assert sum("FAILS" in line for line in table) == 2
+    # The point that is also the base says the same.
+    again = run(tmp_path / "same", *TOY, "--sweep", "beta=0.01")
+    assert again["sweep"][0]["overall"] == again["overall"]
+
+
+def test_all_three_settings_can_be_swept(tmp_path: Path) -> None:
+    metrics = run(
+        tmp_path / "out",
+        *TOY,
+        *("--sweep", "nudged-steps=2,4", "--sweep", "beta=0.01,0.1", "--sweep", "free-steps=20,30"),
+    )
+    assert len(metrics["sweep"]) == 8
+    assert list(metrics["sweep"][1])[:3] == ["nudged_steps", "beta", "free_steps"]
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    words = ["train", "digits", "--hidden", "16", "--epochs", "2", "--out", str(folder)]
+    assert main(words) == 0
+    return folder
+
+
+def test_the_network_of_a_run_is_looked_at_with_its_own_settings(
+    trained: Path, tmp_path: Path
+) -> None:
+    metrics = run(tmp_path / "out", "theorem", str(trained))
+    experiment = json.loads((trained / "config.json").read_text())["experiment"]
+    for name in ("free_steps", "nudged_steps", "beta", "nudging", "batch_size", "seed"):
+        assert metrics["settings"][name] == experiment[name]
+    assert metrics["trained"] is True
+    assert metrics["continual"] == []
+    before = run(tmp_path / "before", "theorem", str(trained), "--before-training")
+    assert before["trained"] is False
+    assert before["overall"] != metrics["overall"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_untied_weights_turn_what_comes_down_by_about_their_angle(tmp_path: Path) -> None:
+    found = {}
+    for angle in (0, 90, 180):
+        words = [
+            "theorem",
+            "digits",
+            "--angle",
+            str(angle),
+            "--eta",
+            "0",
+            "--betas",
+            "1e-3",
+            "1e-2",
+        ]
+        metrics = run(tmp_path / str(angle), *words)
+        assert metrics["network"]["weight_angle"] == angle
+        assert metrics["of"] == f"digits-angle-{angle}"
+        found[angle] = {name: of["angle"] for name, of in metrics["parameters"].items()}
+    for angle, angles in found.items():
+        assert angles["connections.0.weight"] == pytest.approx(angle, abs=30)
+    # The last way up needs nothing that comes down.
+    assert all(angles["connections.1.upward.weight"] < 30 for angles in found.values())
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_angle_of_a_run_is_its_own(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--angle: expected it with" in refusal(
+        capsys, 2, "theorem", str(trained), "--angle", "45"
+    )
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_has_the_weights_of_its_checkpoint(trained: Path, tmp_path: Path) -> None:
+    """Against the processes of a network restored by hand."""
+    import torch
+
+    from eqprop.analysis.agreement import compare
+    from eqprop.analysis.processes import bptt_process, ep_process
+    from eqprop.data.dataset import load_dataset, one_hot
+    from eqprop.runs.build import build_network
+    from eqprop.runs.folder import RunFolder
+    from eqprop.training.checkpoint import Checkpoint
+
+    metrics = run(tmp_path / "out", "theorem", str(trained))
+    folder = RunFolder(trained)
+    experiment = folder.read_config().experiment.override({"dtype": "float64"})
+    network = build_network(experiment, (1, 8, 8), 10)
+    Checkpoint.load(folder.checkpoint).restore_model(network)
+    generator = torch.Generator().manual_seed(0)
+    x, labels = next(load_dataset("digits").train.batches(20, generator))
+    steps: dict[str, Any] = {
+        "free_steps": experiment.free_steps,
+        "nudged_steps": experiment.nudged_steps,
+    }
+    x, y = x.double(), one_hot(labels, 10, torch.float64)
+    ep = ep_process(network, x, y, beta=experiment.beta, nudging="symmetric", **steps)
+    expected = compare(ep, bptt_process(network, x, y, **steps)).states.overall.relative_error
+    assert experiment.nudging == "symmetric"
+    assert metrics["overall"]["states"]["relative_error"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_run_without_a_checkpoint_can_be_looked_at_only_before_training(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_bytes((trained / "config.json").read_bytes())
+    capsys.readouterr()
+    out = str(tmp_path / "out")
+    line = refusal(capsys, 1, "theorem", str(bare), "--out", out)
+    assert "expected a checkpoint, found no such file" in line
+    assert main(["theorem", str(bare), "--before-training", "--out", out]) == 0
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nonsense"], "nonsense: expected one of toy, eb-1h"),
+        (["toy", "--beta", "0"], "beta = 0.0: expected a finite number other than 0"),
+        (["toy", "--beta", "strong"], "beta = strong: expected a number"),
+        (["toy", "--free-steps", "5"], "nudged_steps = 80: expected at most free_steps = 5"),
+        (["toy", "--nudged-steps", "0"], "nudged_steps = 0: expected a whole number of at least 1"),
+        (["toy", "--nudging", "random-sign"], "nudging = random-sign: expected one of one-sided"),
+        (["toy", "--eta", "-1"], "eta = -1.0: expected up to five different finite"),
+        (["toy", "--eta", *"123456"], "eta = 1.0 2.0 3.0 4.0 5.0 6.0: expected up to five"),
+        (["toy", "--betas", "0.1"], "betas = 0.1: expected at least two different"),
+        (["toy", "--batches", "0"], "batches = 0: expected a whole number of at least 1"),
+        (["toy", "--sweep", "beta"], "--sweep beta: expected SETTING=N,N"),
+        (["toy", "--sweep", "eta=1,2"], "--sweep eta=1,2: expected SETTING=N,N"),
+        (["toy", "--sweep", "beta=0.1,x"], "beta = x: expected a number"),
+        (["toy", "--sweep", "beta=0.1,0.1"], "expected every value once"),
+        (["toy", "--sweep", "beta=0.1", "--sweep", "beta=0.2"], "expected beta once"),
+        (["toy", "--sweep", "free-steps=5,500"], "nudged_steps = 80: expected at most free_steps"),
+        (["toy", "--before-training"], "--before-training: expected it with the folder of a run"),
+        (["toy", "--angle", "45"], "--angle: expected it with the preset of a layered network"),
+        (["digits", "--angle", "200"], "weight_angle = 200.0: expected degrees from 0 to 180"),
+        (["toy", "--device", "tpu"], "device = tpu: expected cpu, cuda or cuda:N"),
+        (["digits", "--batches", "100"], "expected at most the 1437 training samples"),
+    ],
+)
+def test_bad_usage_is_refused_on_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert said in refusal(capsys, 2, "theorem", *words, "--out", str(out))
+    assert not out.exists()
+
+
+def test_a_folder_in_which_something_lies_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").touch()
+    line = refusal(capsys, 2, *TOY, "--out", str(tmp_path))
+    assert f"{tmp_path}: expected a new or empty folder" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_folder_that_is_no_run_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "found no config.json in it" in refusal(capsys, 1, "theorem", str(tmp_path))
+
+
+def test_absent_data_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eqprop import runs
+    from eqprop.data.archives import DataError
+
+    def absent(*_: object) -> None:
+        raise DataError("mnist: expected its archives, found none")
+
+    monkeypatch.setattr(runs, "build_data", absent)
+    out = tmp_path / "out"
+    assert "expected its archives" in refusal(capsys, 1, "theorem", "p-1h", "--out", str(out))
+    assert not out.exists()
+
+
+def test_a_state_that_stops_being_finite_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The output grows by a factor εβ = 8e28 in every step.
+    words = ["--beta", "1e30", "--nudged-steps", "40"]
+    line = refusal(capsys, 1, *TOY, *words, "--out", str(tmp_path / "out"))
+    assert "stopped being finite in the nudged phase (beta +1e+30)" in line
+
+
+def test_help_answers_without_torch_and_names_every_preset() -> None:
+    script = (
+        "import sys; from eqprop.cli.main import main\n"
+        "try: main(['theorem', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stdout
+    for name in THEOREM_PRESETS:
+        assert f"  {name} " in said
+
+
+def test_settings_refuse_what_cannot_be_wherever_they_come_from() -> None:
+    with pytest.raises(ConfigurationError, match="seed = -1"):
+        TheoremSettings(seed=-1)
+    with pytest.raises(ConfigurationError, match="beta = nan"):
+        TheoremSettings(beta=math.nan)
+
+
+# At full size
+
+
+@needs_mnist
+@pytest.mark.exhaustive
+def test_mnist_at_full_size_takes_less_than_a_minute_and_three_gigabytes(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "eqprop", "theorem", "eb-1h", "--out", str(tmp_path / "out")]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    subprocess.run(words, check=True, env=environment, capture_output=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor time: what else runs on the machine is no fault of ours.
+    assert used.ru_utime - before < 60
+    kibibytes = used.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    assert kibibytes < 3 * 2**20
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["premise"]["holds"]
+    assert metrics["overall"]["states"]["relative_error"] < 0.002
+    assert metrics["overall"]["parameters"]["relative_error"] < 0.002
+    assert metrics["error_against_beta"]["slope"]["states"] == pytest.approx(1, abs=0.05)
+    assert metrics["error_against_beta"]["slope"]["parameters"] == pytest.approx(1, abs=0.05)
+
+
+@needs_mnist
+@pytest.mark.exhaustive
+def test_the_prototypical_network_on_mnist_agrees_approximately(tmp_path: Path) -> None:
+    metrics = run(tmp_path / "out", "theorem", "p-1h", "--batches", "3")
+    assert metrics["premise"]["holds"]
+    assert 0.01 < metrics["overall"]["states"]["relative_error"] < 0.2
+    assert math.cos(math.radians(metrics["total_update_angle"])) > 0.95
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_an_overflow_is_no_perfect_angle() -> None:
+    from eqprop.analysis.agreement import Agreement
+
+    for sums in ([float("inf"), 1.0, 0.0, float("inf"), 1.0, 2.0], [float("nan")] * 4 + [0.0, 0.0]):
+        found = Agreement.of(sums)
+        assert math.isnan(found.angle)
+        assert math.isnan(found.cosine)
+        assert found.relative_error == math.inf
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--threads", "9999999999"],
+        ["--beta", "1e100"],
+        ["--betas", "1e-320", "1e-319"],
+        ["--eta", "1e-5", "1e-5"],
+        ["--sweep", "beta="],
+    ],
+    ids=" ".join,
+)
+def test_what_would_only_overflow_or_repeat_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    line = refusal(capsys, 2, *TOY[:2], *words, "--out", str(tmp_path / "out"))
+    assert words[0].removeprefix("--") in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_is_too_small_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--batch-size", "99999999999", "--out", str(tmp_path / "out")]
+    assert "batch_size = 99999999999" in refusal(capsys, 1, *TOY, *words)
+
+
+def test_a_folder_of_any_name_is_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "a$b^$c é"
+    quick = ["--epochs", "1", "--hidden", "8", "--free-steps", "5", "--nudged-steps", "3"]
+    assert main(["train", *quick, "--out", str(folder)]) == 0
+    metrics = run(tmp_path / "out", "theorem", str(folder))
+    assert metrics["of"] == "a$b^$c é"

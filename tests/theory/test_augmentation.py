@@ -1,0 +1,39 @@
+"""Random shifts move images, whole pixels at a time, and nothing else."""
+
+import torch
+
+from eqprop.data.augmentation import random_shift
+
+
+def test_every_image_is_moved_by_up_to_so_many_pixels_each_way() -> None:
+    images = torch.zeros(500, 2, 7, 9)
+    images[:, 0, 3, 4], images[:, 1, 3, 4] = 1.0, 2.0
+    moved = random_shift(images, torch.Generator().manual_seed(0), pixels=2)
+    assert moved.shape == images.shape
+    places = moved[:, 0].flatten(1).argmax(1)
+    rows, columns = places // 9 - 3, places % 9 - 4
+    assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {
+        (row, column) for row in range(-2, 3) for column in range(-2, 3)
+    }
+    # All channels go together, and nothing is lost that stays inside.
+    assert torch.equal(moved[:, 1], 2 * moved[:, 0])
+    assert torch.equal(moved.sum((1, 2, 3)), images.sum((1, 2, 3)))
+
+
+def test_what_leaves_the_image_does_not_come_back_on_the_other_side() -> None:
+    images = torch.ones(64, 1, 4, 4)
+    moved = random_shift(images, torch.Generator().manual_seed(1), pixels=1)
+    for image in moved[:, 0]:
+        rows, columns = image.amax(1), image.amax(0)
+        assert torch.equal(image, rows[:, None] * columns)
+        assert rows.sum() >= 3
+        assert columns.sum() >= 3
+    assert moved.sum() < images.sum()
+
+
+def test_the_same_generator_gives_the_same_shifts() -> None:
+    images = torch.rand(8, 1, 5, 5)
+    first, second = (
+        random_shift(images, torch.Generator().manual_seed(3), pixels=2) for _ in range(2)
+    )
+    assert torch.equal(first, second)

@@ -1,0 +1,207 @@
+"""The loop over epochs and the evaluation count what they say, on cases worked out by hand."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eqprop.core.costs import SquaredError
+from eqprop.core.models import ConvergentModel, State, VectorFieldModel
+from eqprop.core.phases import relax
+from eqprop.core.stepping import NonFiniteError
+from eqprop.data.dataset import Dataset, Split
+from eqprop.estimators.estimator import Estimate, Estimator
+from eqprop.training.evaluation import evaluate, predict
+from eqprop.training.loop import train
+
+
+class Echo(VectorFieldModel):
+    """Its output is its input plus a bias, after one step and ever after."""
+
+    def __init__(self) -> None:
+        super().__init__([2])
+        self.bias = nn.Parameter(torch.zeros(2))
+
+    def field(self, drive: Tensor, state: State) -> State:
+        return (drive.flatten(1) + self.bias,)
+
+
+class Pushing(Estimator):
+    """Pushes the bias towards class 1 by 10 in every mini-batch of rate 1, whatever the data."""
+
+    free_steps = 1
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(
+        self,
+        model: ConvergentModel,
+        x: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        self.batches.append(len(x))
+        with torch.no_grad():
+            free = relax(model, x, self.free_steps)
+        bias = model.get_parameter("bias")
+        bias.grad = torch.tensor([0.0, -10.0])
+        return Estimate(free)
+
+
+def split(pixels: list[list[float]], labels: list[int]) -> Split:
+    return Split(torch.tensor(pixels).view(-1, 1, 1, 2), torch.tensor(labels))
+
+
+# Outputs (1, 0), (0, 1), (0.5, 0): classes 0, 1, 0. The last one is labelled 1.
+THREE = split([[1, 0], [0, 1], [0.5, 0]], [0, 1, 1])
+COSTS = [0, 0, 0.5 * (0.5**2 + 1**2)]
+
+
+def test_images_are_changed_before_they_are_learnt_and_counted_but_not_when_tested() -> None:
+    seen = []
+
+    def swapped(images: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append(generator)
+        return images.flip(3)
+
+    generator = torch.Generator().manual_seed(0)
+    model = Echo()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    data = Dataset("three", THREE, THREE, 2)
+    (plain,) = train(model, Pushing(), optimizer, data, epochs=1, batch_size=2)
+    (found,) = train(
+        model,
+        Pushing(),
+        optimizer,
+        data,
+        epochs=1,
+        batch_size=2,
+        generator=generator,
+        augmentation=swapped,
+    )
+    # Flipped, outputs are (0, 1), (1, 0), (0, 0.5): the third alone is right.
+    assert found.train_error == pytest.approx(200 / 3)
+    assert found.test_error == plain.test_error == plain.train_error == pytest.approx(100 / 3)
+    assert seen == [generator, generator]
+
+
+def test_a_scheduler_steps_after_every_mini_batch() -> None:
+    model = Echo()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda batch: 0.1**batch)
+    data = Dataset("three", THREE, THREE, 2)
+    list(train(model, Pushing(), optimizer, data, epochs=1, batch_size=2, scheduler=scheduler))
+    # Two mini-batches push by 10, at the rates 1 and 0.1.
+    torch.testing.assert_close(model.bias.detach(), torch.tensor([0.0, 11.0]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 500])
+def test_the_evaluation_does_not_depend_on_how_the_samples_are_grouped(batch_size: int) -> None:
+    found = evaluate(Echo(), THREE, 1, batch_size=batch_size)
+    assert found.error == pytest.approx(100 / 3)
+    assert found.loss == pytest.approx(sum(COSTS) / 3)
+    assert found.samples == 3
+    assert found.residual == (1.0,)
+
+
+def test_the_class_predicted_is_the_largest_output() -> None:
+    assert predict(Echo(), THREE.images, 1).tolist() == [0, 1, 0]
+
+
+def test_the_residual_is_the_worst_over_all_samples() -> None:
+    class Doubling(Echo):
+        """s ← s + x: each step moves by x, of which the largest is 1, in the first two samples."""
+
+        def field(self, drive: Tensor, state: State) -> State:
+            return (state[0] + drive.flatten(1),)
+
+    assert evaluate(Doubling(), THREE, 3, batch_size=1).residual == (1.0,)
+
+
+def test_an_epoch_counts_every_sample_before_its_own_update_and_tests_after_it() -> None:
+    model, estimator = Echo(), Pushing()
+    data = Dataset("three", train=THREE, test=THREE, classes=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    seen = []
+    epochs = list(
+        train(
+            model,
+            estimator,
+            optimizer,
+            data,
+            epochs=2,
+            batch_size=2,
+            on_batch=lambda r: seen.append((r.epoch, r.batch, r.batches, r.samples)),
+        )
+    )
+    assert estimator.batches == [2, 1, 2, 1]
+    assert seen == [(1, 1, 2, 2), (1, 2, 2, 3), (2, 1, 2, 2), (2, 2, 2, 3)]
+    assert [m.epoch for m in epochs] == [1, 2]
+    # From the first update on everything is taken for class 1, so only sample 0 is wrong: by epoch
+    # 2 wherever it comes, and in the test. In epoch 1 the first two samples are seen as they are.
+    assert epochs[1].train_error == pytest.approx(100 / 3)
+    assert epochs[0].test_error == pytest.approx(100 / 3)
+    order = torch.randperm(3, generator=torch.Generator().manual_seed(0)).tolist()
+    wrong = (2 in order[:2]) + (order[2] == 0)
+    assert epochs[0].train_error == pytest.approx(100 * wrong / 3)
+    pushed = THREE.images.view(3, 2) + torch.tensor([0.0, 10.0])
+    target = torch.eye(2)[THREE.labels]
+    costs = [*SquaredError()(THREE.images.view(3, 2), target)[order[:2]]]
+    costs.append(SquaredError()(pushed, target)[order[2]])
+    assert epochs[0].train_loss == pytest.approx(sum(c.item() for c in costs) / 3)
+    # after two updates of +10
+    tested = SquaredError()(pushed + torch.tensor([0.0, 10.0]), target).mean().item()
+    assert epochs[0].test_loss == pytest.approx(tested)
+
+
+def test_the_estimators_tolerance_and_steps_are_those_of_the_evaluation() -> None:
+    class Patient(Pushing):
+        free_steps = 7
+        tolerance = 0.0
+
+    steps = []
+
+    class Counting(Echo):
+        def step(self, drive: Tensor, state: State, force: Tensor | None = None) -> State:
+            steps.append(1)
+            return super().step(drive, state, force)
+
+    data = Dataset("three", train=THREE, test=THREE, classes=2)
+    model = Counting()
+    list(train(model, Patient(), torch.optim.SGD(model.parameters(), lr=0.0), data, epochs=1))
+    assert len(steps) == 7 + 7  # one mini-batch, then one batch of test samples
+
+    class Impatient(Patient):
+        free_steps = 50
+
+    steps.clear()
+    list(train(model, Impatient(), torch.optim.SGD(model.parameters(), lr=0.0), data, epochs=1))
+    # this estimator relaxes without its tolerance; the evaluation stops at the tenth step, steady
+    assert len(steps) == 50 + 10
+
+
+def test_a_parameter_that_stops_being_finite_is_named_with_its_update() -> None:
+    class Ruining(Pushing):
+        def __call__(self, *arguments, **keywords) -> Estimate:
+            estimate = super().__call__(*arguments, **keywords)
+            if len(self.batches) == 2:
+                arguments[0].bias.grad = torch.tensor([0.0, float("nan")])
+            return estimate
+
+    model = Echo()
+    data = Dataset("three", train=THREE, test=THREE, classes=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(NonFiniteError, match="parameter bias .* seen in mini-batch 3 of epoch 1"):
+        list(train(model, Ruining(), optimizer, data, epochs=3, batch_size=1))
+    model = Echo()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(NonFiniteError, match="parameter bias .* seen at the end of epoch 1"):
+        list(train(model, Ruining(), optimizer, data, epochs=3, batch_size=2))
+
+
+def test_training_starts_where_it_is_told_to() -> None:
+    model = Echo()
+    data = Dataset("three", train=THREE, test=THREE, classes=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    found = train(model, Pushing(), optimizer, data, epochs=5, done=3)
+    assert [m.epoch for m in found] == [4, 5]
