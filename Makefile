@@ -1,0 +1,27 @@
+# make          after every change: format, lint, types, the tests
+# make check    before a change is handed in: the exhaustive tests, and the planted defects too
+PYTHON := $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: test check style types page defects
+
+test: style types page
+	$(PYTHON) -m pytest -q -n auto
+
+check: style types page defects
+	$(PYTHON) -m pytest -q -n auto -m ""
+
+style:
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+types:
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+
+# docs/architecture.md, from the code.
+page:
+	$(PYTHON) docs/architecture.py
+
+# make defects WORDS="beta": those that have the words in them.
+defects:
+	$(PYTHON) tests/planted_defects.py $(WORDS)
