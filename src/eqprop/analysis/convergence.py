@@ -18,7 +18,7 @@ from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.phases import nudged_phase, relax
-from eqprop.core.stepping import transitions
+from eqprop.core.stepping import movement, transitions
 from eqprop.data.dataset import Split
 
 __all__ = [
@@ -143,7 +143,7 @@ def residual_by_step(
     """The residual of every layer in each of ``steps`` transitions, over the samples of x."""
     median, worst = [], []
     for before, after in _free_phase(model, x, steps):
-        moves = torch.stack(_residuals(before, after))
+        moves = movement(before, after).t()
         median.append(_median(moves).tolist())
         worst.append(moves.amax(1).tolist())
         tick("convergence")
@@ -177,7 +177,7 @@ def error_by_step(
         for t, (before, after) in enumerate(_free_phase(model, x, max(steps)), 1):
             if t in row:
                 wrong[row[t]] += int((after[-1].argmax(1) != labels).sum())
-                residuals[row[t]].append(torch.stack(_residuals(before, after)).amax(0))
+                residuals[row[t]].append(movement(before, after).amax(1))
             tick("error against T")
     moves = torch.stack([torch.cat(of_step) for of_step in residuals])
     return ErrorByStep(
@@ -191,11 +191,6 @@ def error_by_step(
 
 def _free_phase(model: ConvergentModel, x: Tensor, steps: int) -> Iterator[tuple[State, State]]:
     return transitions(model, model.drive(x), model.initial_state(x), steps)
-
-
-def _residuals(before: State, after: State) -> list[Tensor]:
-    """max |after − before| over the units, per layer and sample."""
-    return [(new - old).abs().flatten(1).amax(1) for old, new in zip(before, after, strict=True)]
 
 
 def _median(rows: Tensor) -> Tensor:

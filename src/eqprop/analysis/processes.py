@@ -40,7 +40,7 @@ from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import relax
 from eqprop.core.stand_in import standing_in
-from eqprop.core.stepping import require_finite, residual, transitions
+from eqprop.core.stepping import movement, require_finite, transitions
 
 __all__ = ["FreePhase", "Process", "bptt_process", "ep_process", "free_phase"]
 
@@ -96,7 +96,7 @@ def free_phase(model: ConvergentModel, x: Tensor, free_steps: int, nudged_steps:
     phase = f"free phase, last {nudged_steps} steps"
     steps = transitions(model, drive, start, nudged_steps, phase=phase)
     path = [start, *(after for _, after in steps)]
-    moved = [residual(before, path[-1]) for before in path[:-1]]
+    moved = [tuple(movement(before, path[-1]).amax(0).tolist()) for before in path[:-1]]
     return FreePhase(
         start,
         path[-1],

@@ -18,7 +18,6 @@ from .models import parameter_gradients as parameter_gradients
 from .nudging import Nudge as Nudge
 from .nudging import nudge as nudge
 from .nudging import require_beta as require_beta
-from .phases import Relaxation as Relaxation
 from .phases import nudged_phase as nudged_phase
 from .phases import relax as relax
 from .phases import require_steps as require_steps
@@ -26,9 +25,12 @@ from .phases import require_tolerance as require_tolerance
 from .powers import DeferredUpdates as DeferredUpdates
 from .powers import DefersUpdates as DefersUpdates
 from .powers import Telescope as Telescope
+from .settling import Relaxation as Relaxation
+from .settling import settle as settle
+from .settling import two_cycles as two_cycles
 from .stand_in import standing_in as standing_in
 from .stepping import NonFiniteError as NonFiniteError
+from .stepping import movement as movement
 from .stepping import require_finite as require_finite
-from .stepping import residual as residual
 from .stepping import trajectory as trajectory
 from .stepping import transitions as transitions

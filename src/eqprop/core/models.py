@@ -96,6 +96,13 @@ class ConvergentModel(nn.Module, ABC):
         """What depends on the static input alone, computed once per relaxation: here x itself."""
         return x
 
+    def part(self, drive: Any, x: Tensor, rows: Tensor) -> Any:
+        """The drive of some of the samples, by their numbers: here computed anew.
+
+        Override it where it can be had from ``drive``, that of all of them.
+        """
+        return self.drive(x.index_select(0, rows))
+
     @abstractmethod
     def field(self, drive: Any, state: State) -> State:
         """f(x, s, θ), one tensor per layer; ``drive`` is what :meth:`drive` returned."""

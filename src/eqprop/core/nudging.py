@@ -4,7 +4,7 @@ In the nudged phase the output layer receives the force −β ∂ℓ/∂ŷ(ŷ, y
 activation. β > 0 pulls towards the target, β < 0 pushes away from it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from torch import Tensor
@@ -38,6 +38,10 @@ class Nudge:
 
     def __call__(self, state: State) -> Tensor:
         return self.cost.gradient(state[-1], self.target) * -self.beta
+
+    def part(self, rows: Tensor) -> "Nudge":
+        """The same for some of the samples, by their numbers."""
+        return replace(self, target=self.target.index_select(0, rows))
 
     @property
     def phase(self) -> str:

@@ -7,40 +7,19 @@ s_*^β.
 Source: Ernoult et al., https://arxiv.org/abs/1905.13633.
 """
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
-from eqprop.core.stepping import residual, transitions
+from eqprop.core.settling import Relaxation, settle
+from eqprop.core.stepping import movement, transitions
 
-__all__ = ["Relaxation", "nudged_phase", "relax", "require_steps", "require_tolerance"]
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Relaxation:
-    """Where a relaxation ended, and how.
-
-    Attributes:
-        state: the last state.
-        before: the one before it.
-        steps: the number of transitions taken.
-        converged: whether every layer's residual came to the tolerance; ``None`` without one.
-    """
-
-    state: State
-    before: State
-    steps: int
-    converged: bool | None = None
-
-    @property
-    def residual(self) -> tuple[float, ...]:
-        """max |s_{t+1} − s_t| over the units of each layer in the last transition."""
-        return residual(self.before, self.state)
+__all__ = ["nudged_phase", "relax", "require_steps", "require_tolerance"]
 
 
 def relax(
@@ -52,11 +31,13 @@ def relax(
     nudge: Callable[[State], Tensor] | None = None,
     drive: Any = None,
     tolerance: float | None = None,
-    check_every: int = 10,
+    check_every: int = 2,
     update: Callable[[State, State], Any] | None = None,
     phase: str = "free phase",
 ) -> Relaxation:
     """Take ``steps`` transitions of the model: a free phase, unless something nudges.
+
+    With a tolerance every sample stops when it rests, see :mod:`eqprop.core.settling`.
 
     Args:
         x: the static input, (B, …).
@@ -64,29 +45,42 @@ def relax(
         state: where to start; s₀ = 0 if not given.
         nudge: what pulls at the output layer, see :class:`~eqprop.core.nudging.Nudge`.
         drive: ``model.drive(x)`` where the caller has it already.
-        tolerance: stop at the first check at which no unit moved by more than this in one
-            transition. 0 stops only at an exact fixed point, where further steps change nothing.
+        tolerance: a sample rests when no unit of it moved by more than this, times ε, in one
+            transition. 0 is rest only at an exact fixed point, where further steps change nothing.
         check_every: how many transitions lie between two checks; the last one is always checked.
         update: called after every transition, see :func:`~eqprop.core.stepping.transitions`.
         phase: what messages call this relaxation.
 
     Raises:
-        ValueError: steps or check_every < 1, or a negative tolerance.
+        ValueError: steps or check_every < 1, a negative tolerance, or a tolerance together with an
+            update: while the parameters move, a sample has no state of its own to come to.
         NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
     """
     require_steps(steps=steps, check_every=check_every)
     require_tolerance(tolerance)
     drive = model.drive(x) if drive is None else drive
-    before = after = model.initial_state(x) if state is None else state
-    path = transitions(model, drive, after, steps, nudge=nudge, update=update, phase=phase)
-    taken, converged = 0, None if tolerance is None else False
-    for taken, (before, after) in enumerate(path, 1):
-        if tolerance is not None and (taken % check_every == 0 or taken == steps):
-            # Not the largest of them: max() may pass over one that is not a number.
-            converged = all(moved <= tolerance for moved in residual(before, after))
-            if converged:
-                break
-    return Relaxation(after, before, taken, converged)
+    start = model.initial_state(x) if state is None else state
+    if tolerance is not None:
+        if update is not None:
+            raise ValueError(
+                "tolerance: expected none where parameters are updated in every step, as what a "
+                f"sample comes to moves with them, got {tolerance:g}"
+            )
+        return settle(
+            model,
+            x,
+            steps,
+            tolerance,
+            state=start,
+            drive=drive,
+            nudge=nudge,
+            check_every=check_every,
+            phase=phase,
+        )
+    path = transitions(model, drive, start, steps, nudge=nudge, update=update, phase=phase)
+    before, after = deque(path, maxlen=1).pop()
+    taken = torch.full((len(after[0]),), steps, device=after[0].device)
+    return Relaxation(after, taken, movement(before, after))
 
 
 def nudged_phase(
@@ -108,8 +102,8 @@ def nudged_phase(
         nudge: the force on the output layer.
         free: s_*.
         drive: ``model.drive(x)`` where the caller has it already.
-        tolerance: as for :func:`relax`, but for one of |β| = 1: all movement is in proportion to β,
-            and a weaker nudge would end before it has done anything.
+        tolerance: as for :func:`relax`, times min(1, |β|): all movement is in proportion to β, and
+            under a weak nudge would be taken for rest before it has done anything.
         update: called after every transition, see :func:`~eqprop.core.stepping.transitions`.
 
     Raises:
@@ -123,7 +117,7 @@ def nudged_phase(
         state=free,
         nudge=nudge,
         drive=drive,
-        tolerance=None if tolerance is None else tolerance * abs(nudge.beta),
+        tolerance=None if tolerance is None else tolerance * min(1.0, abs(nudge.beta)),
         update=update,
         phase=nudge.phase,
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eqprop.core.models import ConvergentModel, State
 
-__all__ = ["NonFiniteError", "require_finite", "residual", "trajectory", "transitions"]
+__all__ = ["NonFiniteError", "movement", "require_finite", "trajectory", "transitions"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -33,6 +33,7 @@ def transitions(
     *,
     nudge: Callable[[State], Tensor] | None = None,
     update: Callable[[State, State], Any] | None = None,
+    taken: int = 0,
     phase: str = "free phase",
 ) -> Iterator[tuple[State, State]]:
     """(s_t, s_{t+1}) for t = 0 … steps − 1.
@@ -47,6 +48,7 @@ def transitions(
             free phase.
         update: called after every transition with the states before and after it; it may change
             the parameters, and returns the drive from then on.
+        taken: how many steps messages count as taken before these.
         phase: what messages call it.
 
     Raises:
@@ -62,11 +64,11 @@ def transitions(
         # The same steps cannot be taken again: the parameters have moved.
         raise NonFiniteError(
             f"the states or the parameters stopped being finite in the {phase} within its "
-            f"{steps} steps; lower the learning rates, epsilon or beta"
+            f"{taken + steps} steps; lower the learning rates, epsilon or beta"
         )
     with torch.no_grad():
         again = islice(_stepping(model, drive, start, nudge), steps)
-        require_finite(model, (state for _, state in again), steps, phase)
+        require_finite(model, (state for _, state in again), taken + steps, phase, taken=taken)
 
 
 def _stepping(
@@ -94,19 +96,24 @@ def trajectory(model: ConvergentModel, x: Tensor, steps: int) -> tuple[State, ..
 
 
 @torch.no_grad()
-def residual(before: State, after: State) -> tuple[float, ...]:
-    """max |s_{t+1} − s_t| over the units and samples of each layer."""
-    moved = torch.stack([(a - b).abs().max() for a, b in zip(after, before, strict=True)])
-    return tuple(moved.tolist())
+def movement(before: State, after: State) -> Tensor:
+    """max |s_{t+1} − s_t| over the units of each layer and sample, (B, layers)."""
+    moved = ((a - b).abs_() for b, a in zip(before, after, strict=True))
+    return torch.stack([m.amax(tuple(range(1, m.dim()))) for m in moved], 1)
 
 
-def require_finite(model: ConvergentModel, states: Iterable[State], steps: int, phase: str) -> None:
+def require_finite(
+    model: ConvergentModel, states: Iterable[State], steps: int, phase: str, *, taken: int = 0
+) -> None:
     """Refuse the first of s_1, s_2, … that is not finite.
+
+    Args:
+        steps: of how many. taken: how many came before s_1.
 
     Raises:
         NonFiniteError: names the layer, the phase and the step.
     """
-    for step, state in enumerate(states, 1):
+    for step, state in enumerate(states, taken + 1):
         for index, layer in enumerate(state):
             if not layer.isfinite().all():
                 raise NonFiniteError(

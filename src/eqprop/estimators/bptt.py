@@ -15,7 +15,8 @@ from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError, require_per_sample
 from eqprop.core.models import ConvergentModel, parameter_gradients
-from eqprop.core.phases import Relaxation, relax, require_steps, require_tolerance
+from eqprop.core.phases import relax, require_steps, require_tolerance
+from eqprop.core.settling import Relaxation
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
 
 __all__ = ["BPTT", "truncated"]
@@ -29,8 +30,8 @@ class BPTT(Estimator):
     Args:
         free_steps: T, all transitions.
         truncation: K, the last ones, that are differentiated; all T if not given.
-        tolerance: let the transitions before the last K end early once no unit moves by more than
-            this, see :func:`~eqprop.core.phases.relax`.
+        tolerance: let every sample rest before the last K transitions, see
+            :func:`~eqprop.core.phases.relax`.
         cost: ℓ.
 
     Raises:
@@ -59,26 +60,28 @@ class BPTT(Estimator):
         target: Tensor,
         generator: torch.Generator | None = None,
     ) -> Estimate:
-        drive, start = model.drive(x), model.initial_state(x)
+        drive, state = model.drive(x), model.initial_state(x)
         settling = self.free_steps - (self.truncation or self.free_steps)
-        settled = Relaxation(start, start, 0)
+        settled = None
         if settling:
             with torch.no_grad():
                 settled = relax(model, x, settling, drive=drive, tolerance=self.tolerance)
+            state = settled.state
         last = relax(
             model,
             x,
             self.free_steps - settling,
             drive=drive,
-            state=settled.state,
+            state=state,
             phase="free phase, where it is differentiated,",
         )
         losses = require_per_sample("cost", self.cost(last.state[-1], target), len(x))
         accumulate(model, parameter_gradients(model, (losses.mean(),)))
         # Detached, or the graph of all steps would live as long as the estimate.
-        state, before = (tuple(s.detach() for s in of) for of in (last.state, last.before))
-        steps = settled.steps + last.steps
-        return Estimate(Relaxation(state, before, steps, settled.converged))
+        state = tuple(layer.detach() for layer in last.state)
+        steps = last.steps if settled is None else settled.steps + last.steps
+        limit = None if self.tolerance is None else self.tolerance * model.epsilon
+        return Estimate(Relaxation(state, steps, last.moved, limit))
 
 
 def truncated(free_steps: int, nudged_steps: int, tolerance: float | None, cost: Cost) -> BPTT:

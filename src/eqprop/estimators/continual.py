@@ -56,8 +56,9 @@ class ContinualEP(Estimator):
         nudged_steps: K, transitions, and updates, of the nudged phase.
         beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one.
         nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch.
-        tolerance: end a phase early once no unit moves by more than this, see
-            :func:`~eqprop.core.phases.relax` and :func:`~eqprop.core.phases.nudged_phase`.
+        tolerance: let every sample end its free phase where it rests, see
+            :func:`~eqprop.core.phases.relax`. The nudged phase has K steps for all: while the
+            weights move, which all samples share, none has a state of its own to come to.
         cost: ℓ.
 
     Raises:
@@ -137,7 +138,6 @@ class ContinualEP(Estimator):
                 Nudge(self.cost, target, beta),
                 free.state,
                 drive=drive,
-                tolerance=self.tolerance,
                 update=update,
             )
             self.optimizer.zero_grad()

@@ -7,6 +7,10 @@ The network settles freely to s_*, then, nudged by the force −β ∂ℓ/∂s, 
 
 and ``.grad`` receives −Δθ. Nothing but the two states is kept: memory does not grow with T or K.
 
+Where phases settle to a tolerance, the second of two opposite nudges starts from 2 s_* − s_*^β, the
+mirror image of where the first one has led: but for O(β²) it is there already. The state it settles
+to is the same.
+
 Source: Scellier and Bengio, https://arxiv.org/abs/1602.05179; 1905.13633; symmetric
 nudging: Laborieux et al., https://arxiv.org/abs/2006.03824.
 """
@@ -18,9 +22,10 @@ import torch
 from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError
-from eqprop.core.models import ConvergentModel
+from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import nudged_phase, relax, require_steps, require_tolerance
+from eqprop.core.settling import Relaxation
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate, random_sign
 
 __all__ = ["NUDGINGS", "EquilibriumPropagation"]
@@ -40,8 +45,9 @@ class EquilibriumPropagation(Estimator):
         beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one.
         nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch,
             ``symmetric`` with one nudged phase each way.
-        tolerance: end a phase early once no unit moves by more than this, see
-            :func:`~eqprop.core.phases.relax` and :func:`~eqprop.core.phases.nudged_phase`.
+        tolerance: let every sample end a phase where it rests, see
+            :func:`~eqprop.core.phases.relax` and :func:`~eqprop.core.phases.nudged_phase`; T and K
+            are then the most steps it may take.
         cost: ℓ.
 
     Raises:
@@ -74,25 +80,28 @@ class EquilibriumPropagation(Estimator):
     ) -> Estimate:
         drive = model.drive(x)
         free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
-        betas = self._betas(generator)
-        nudged = tuple(
-            nudged_phase(
-                model,
-                x,
-                self.nudged_steps,
-                Nudge(self.cost, target, beta),
-                free.state,
-                drive=drive,
-                tolerance=self.tolerance,
+        betas, nudged = self._betas(generator), list[Relaxation]()
+        for beta in betas:
+            nudge, start = Nudge(self.cost, target, beta), free.state
+            if nudged and self.tolerance is not None:
+                start = _mirrored(model, free.state, nudged[0].state)
+            nudged.append(
+                nudged_phase(
+                    model,
+                    x,
+                    self.nudged_steps,
+                    nudge,
+                    start,
+                    drive=drive,
+                    tolerance=self.tolerance,
+                )
             )
-            for beta in betas
-        )
         # Two points on the line of β: (0, β) one-sided, (−β, +β) symmetric.
         points = [(0.0, free.state), *zip(betas, (phase.state for phase in nudged), strict=True)]
         (lower, before), (upper, after) = points[-2:]
         scale = -1 / (upper - lower)
         accumulate(model, model.contrast_gradients(x, before, after, free.state, scale))
-        return Estimate(free, nudged)
+        return Estimate(free, tuple(nudged))
 
     def _betas(self, generator: torch.Generator | None) -> list[float]:
         if self.nudging == "symmetric":
@@ -100,3 +109,11 @@ class EquilibriumPropagation(Estimator):
         if self.nudging == "one-sided":
             return [self.beta]
         return [self.beta * random_sign(generator)]
+
+
+def _mirrored(model: ConvergentModel, free: State, nudged: State) -> State:
+    """2 s_* − s_*^β: where −β leads, but for O(β²)."""
+    mirrored = (2 * at - to for at, to in zip(free, nudged, strict=True))
+    if model.clip is None:
+        return tuple(mirrored)
+    return tuple(layer.clamp(*model.clip) for layer in mirrored)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel
-from eqprop.core.phases import Relaxation
+from eqprop.core.settling import Relaxation
 
 __all__ = ["Estimate", "Estimator", "accumulate", "random_sign"]
 
@@ -47,7 +47,8 @@ class Estimator(ABC):
 
     Attributes:
         free_steps: T.
-        tolerance: ends a phase early, see :func:`~eqprop.core.phases.relax`.
+        tolerance: lets every sample end a phase where it rests, see
+            :func:`~eqprop.core.phases.relax`.
         cost: ℓ.
     """
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, parameter_gradients
-from eqprop.core.phases import Relaxation, relax, require_steps, require_tolerance
+from eqprop.core.phases import relax, require_steps, require_tolerance
+from eqprop.core.settling import Relaxation
 from eqprop.core.stepping import transitions
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
 
@@ -38,7 +39,8 @@ class RecurrentBackprop(Estimator):
         free_steps: T, the most transitions of the free phase.
         adjoint_steps: the most iterations of the adjoint.
         adjoint_tolerance: the iteration ends when ‖λ_{k+1} − λ_k‖ ≤ this · ‖λ_{k+1}‖.
-        tolerance: end the free phase early once no unit moves by more than this.
+        tolerance: let every sample end its free phase where it rests, see
+            :func:`~eqprop.core.phases.relax`.
         cost: ℓ.
 
     Raises:

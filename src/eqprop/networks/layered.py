@@ -193,6 +193,9 @@ class LayeredNetwork(ConvergentModel):
         """
         return self.chain[0].up(self._sent(x))[0]
 
+    def part(self, drive: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+        return drive.index_select(0, rows)
+
     def _sent(self, x: Tensor) -> Tensor:
         """r(x), where images may stand for vectors, and vectors for images."""
         shape = self.chain[0].lower_shape
