@@ -14,7 +14,8 @@ from eqprop.networks.connections.chains import dense
 from eqprop.networks.connections.connection import Connection
 from eqprop.networks.connections.conv_pool import ConvPool, Pooling
 from eqprop.networks.connections.dense import Dense
-from eqprop.networks.layered import LayeredNetwork
+from eqprop.networks.layered import LayeredNetwork, Updates
+from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
 from eqprop.registries import ACTIVATIONS
 
@@ -131,6 +132,32 @@ EXACT: dict[str, Callable[[], Any]] = {
     "shared": shared,
 }
 """Models whose transition is the gradient of Φ, by name."""
+
+
+class Contracting(VectorFieldModel):
+    """s ← a + λ (s − a): every sample at a rate of its own to a state of its own, x = (λ, a).
+
+    After t steps λᵗ of the way to it is left. Step t moves by |1 − λ| |λ|ᵗ⁻¹ of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__([2, 1])
+
+    def field(self, drive: Tensor, state: State) -> State:
+        rate, hidden, output = drive.split([1, 2, 1], 1)
+        return hidden + rate * (state[0] - hidden), output + rate * (state[1] - output)
+
+
+def to_and_fro(updates: Updates = "synchronous") -> LayeredNetwork:
+    """h ← clip(1 − 2 o), o ← clip(1 − 2 h): at once, from (0, 0) to (1, 1) and back for ever.
+
+    In turn o goes first, and (0, 1) is steady. x is (B, 1), and plays no part.
+    """
+    model = PrototypicalNetwork(dense(1, 1, 1), "hard-sigmoid", updates=updates).double()
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), (0.0, 1.0, -2.0, 1.0), strict=True):
+            parameter.fill_(value)
+    return model
 
 
 def softened(s: Tensor) -> Tensor:

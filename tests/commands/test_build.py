@@ -47,8 +47,10 @@ def network(**settings: object) -> LayeredNetwork:
 
 
 @pytest.mark.parametrize("nudging", ["one-sided", "random-sign", "symmetric"])
-def test_equilibrium_propagation_has_the_settings(nudging: str) -> None:
-    built = estimator(free_steps=7, nudged_steps=5, beta=-0.3, nudging=nudging, tolerance=1e-3)
+def test_equilibrium_propagation_has_the_settings_and_the_optimizer(nudging: str) -> None:
+    settings = experiment(free_steps=7, nudged_steps=5, beta=-0.3, nudging=nudging, tolerance=1e-3)
+    optimizer = build_optimizer(settings, network())
+    built = build_estimator(settings, optimizer)
     assert built == EquilibriumPropagation(
         7,
         5,
@@ -56,6 +58,7 @@ def test_equilibrium_propagation_has_the_settings(nudging: str) -> None:
         nudging,  # pyright: ignore[reportArgumentType]
         1e-3,
         cost=built.cost,
+        optimizer=optimizer,
     )
 
 
@@ -146,6 +149,34 @@ def test_network_and_data_have_the_dtype(dtype: str) -> None:
     expected = getattr(torch, dtype)
     assert {p.dtype for p in network(dtype=dtype).parameters()} == {expected}
     assert build_data(experiment(dtype=dtype)).train.images.dtype == expected
+
+
+def test_backward_weights_learn_at_a_multiple_of_the_rate_of_their_layer() -> None:
+    chosen = Experiment(
+        hidden=(5, 4), weight_angle=30.0, learning_rates=(0.4, 0.2, 0.1), backward_rate=0.5
+    )
+    network = build_network(chosen, (1, 2, 2), 3)
+    names = {id(p): name for name, p in network.named_parameters()}
+    rates = {
+        names[id(p)]: group["lr"]
+        for group in build_optimizer(chosen, network).param_groups
+        for p in group["params"]
+    }
+    layers = {"0": 0.4, "1": 0.2, "2": 0.1}
+    assert rates == {
+        name: layers[name.split(".")[1]] * (0.5 if "backward" in name else 1)
+        for name in names.values()
+    }
+
+
+@pytest.mark.parametrize("weight_angle", [None, 30.0])
+def test_the_biases_of_the_output_start_where_they_are_told(weight_angle: float | None) -> None:
+    drawn = Experiment(hidden=(5,), weight_angle=weight_angle)
+    told = drawn.override({"output_bias": 0.3})
+    before, after = (build_network(e, (1, 2, 2), 3).state_dict() for e in (drawn, told))
+    (name,) = (name for name in before if not torch.equal(before[name], after[name]))
+    assert name == ("connections.1.bias" if weight_angle is None else "connections.1.upward.bias")
+    assert after[name].tolist() == pytest.approx([0.3] * 3)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])

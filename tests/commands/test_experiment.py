@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eqprop.cli.bench import BenchSettings
+from eqprop.cli.bench_settings import BenchSettings
 from eqprop.cli.options import Parser, add_options
 from eqprop.cli.options import given as given_options
 from eqprop.cli.show import ShowSettings

@@ -3,6 +3,7 @@
 import io
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,51 @@ def test_every_epoch_of_a_training_leaves_a_line(
     display.close()
     line = "train error   5.00 %  test error   6.00 %  weight angle 12.0°, 90.0°  1.5 s  "
     assert f"epoch  4/12  {line}" in said.getvalue()
+
+
+EPOCH = Metrics(
+    4,
+    *(5.0, 0.1, 6.0, 0.2, 1.5),
+    free_steps=8.26,
+    most_free_steps=20,
+    nudged_steps=3.2,
+    most_nudged_steps=8,
+    restless=0.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("settles", "metrics", "said"),
+    [
+        (True, EPOCH, "T 8.3 (most 20), K 3.2  1.5 s  "),
+        (True, replace(EPOCH, nudged_steps=None), "T 8.3 (most 20)  1.5 s  "),
+        (True, replace(EPOCH, restless=2.43), "T 8.3 (most 20), K 3.2  2.4 % not at rest  1.5 s  "),
+        # Steps that are the same for all are known beforehand.
+        (False, EPOCH, "1.5 s  "),
+        (False, replace(EPOCH, restless=2.43), "2.4 % not at rest  1.5 s  "),
+        (False, replace(EPOCH, restless=0.04), "1.5 s  "),
+        (True, Metrics(4, 5.0, 0.1, 6.0, 0.2, 1.5), "1.5 s  "),
+    ],
+)
+def test_an_epoch_says_how_samples_settled(
+    monkeypatch: pytest.MonkeyPatch, settles: bool, metrics: Metrics, said: str
+) -> None:
+    file = stderr(monkeypatch, io.StringIO)
+    display = Display(epochs=12, batches=2, done=3, settles=settles)
+    display.epoch(metrics)
+    display.close()
+    assert f"test error   6.00 %  {said}" in file.getvalue()
+
+
+@anywhere
+def test_a_warning_is_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
+) -> None:
+    said = stderr(monkeypatch, stream)
+    display = Display(epochs=12, batches=2)
+    display.warn("states go to and fro")
+    display.close()
+    assert "warning: states go to and fro\n" in said.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ EXAMPLES = re.findall(r"<!-- run by the tests -->\n```python\n(.*?)```", README.
 
 
 def test_the_examples_of_the_readme_run_and_learn(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 8
     names: dict[str, object] = {"__name__": "readme"}
     for example in EXAMPLES:
         exec(compile(example, str(README), "exec"), names)

@@ -143,7 +143,9 @@ def test_an_estimator_that_is_added_is_offered_trains_and_is_benchmarked(
     words = ["train", *QUICK, "--hidden", "8", "--estimator", "weak", "--out", "r", "--json"]
     assert json.loads(printed(capsys, *words))["epoch"] == 2
     assert json.loads(Path("r/config.json").read_text())["experiment"]["estimator"] == "weak"
-    monkeypatch.setattr(runs, "time_batch", lambda name, e: runs.time_batch_here(name, e, 0.01))
+    monkeypatch.setattr(
+        runs, "time_batch", lambda *given: runs.time_batch_here(*given, seconds=0.01)
+    )
     words = ["bench", "digits", "--estimator", "weak", "ep", "--json"]
     assert [row["estimator"] for row in json.loads(printed(capsys, *words))] == ["weak", "ep"]
 
@@ -207,7 +209,9 @@ def test_a_data_set_that_is_added_gives_the_network_its_shape_and_is_learnt(
     assert main(["theorem", "r", "--out", "t", "--batch-size", "10"]) == 0
     preset = Preset("my own", Experiment(dataset="bars", hidden=(8,)))
     monkeypatch.setitem(PRESETS, "mine", preset)
-    monkeypatch.setattr(runs, "time_batch", lambda name, e: runs.time_batch_here(name, e, 0.01))
+    monkeypatch.setattr(
+        runs, "time_batch", lambda *given: runs.time_batch_here(*given, seconds=0.01)
+    )
     assert json.loads(printed(capsys, "bench", "mine", "--json"))[0]["preset"] == "mine"
 
 

@@ -31,7 +31,7 @@ from eqprop.training.checkpoint import Checkpoint
 from eqprop.training.evaluation import evaluate
 
 PNG = b"\x89PNG\r\n\x1a\n"
-PICTURES = ["kernels.png", "states.png", "convergence.png", "steps.png"]
+PICTURES = ["kernels.png", "states.png", "convergence.png", "steps.png", "settling.png"]
 QUICK = ["--epochs", "1", "--batch-size", "200", "--free-steps", "6", "--nudged-steps", "3"]
 
 
@@ -326,8 +326,7 @@ def test_every_network_that_can_be_trained_can_be_looked_at(
         assert (run / "pictures" / name).read_bytes().startswith(PNG)
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert captured.out.count("\n") == 1
-    assert str(run / "pictures") in captured.out
+    assert str(run / "pictures") in captured.out.splitlines()[-1]
     experiment = json.loads((run / "config.json").read_text())["experiment"]
     for name in ("free_steps", "nudged_steps", "beta"):
         assert found[name] == experiment[name]
@@ -379,6 +378,101 @@ def test_json_prints_what_it_writes(trained: Path, capsys: pytest.CaptureFixture
     found = show(trained, "--json", "--nudged-steps", "2")
     assert json.loads(capsys.readouterr().out) == found
     assert found["nudged_steps"] == 2
+
+
+# How many steps it needs
+
+
+SETTLE = ("--settle", "0.05", "--most-steps", "60")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_t_and_k_are_chosen_by_a_tolerance_and_taken(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    found = show(trained, *SETTLE)
+    said = capsys.readouterr().out
+    T, K = found["free_steps"], found["nudged_steps"]
+    settling = found["settling"]
+    assert (settling["free_steps"], settling["nudged_steps"]) == (T, K)
+    assert settling["tolerance"] == 0.05
+    # All the test samples there are, as many as 99 % of which T settles, and T − 1 does not.
+    steps = settling["free"]["steps"]
+    assert len(steps) == 360
+    assert sum(n is not None and n <= T for n in steps) >= 0.99 * 360
+    assert sum(n is not None and n <= T - 1 for n in steps) < 0.99 * 360
+    sentence = f"T = {T} and K = {K} settle 99 % of the 360 samples to 0.05"
+    assert settling["said"] == sentence
+    assert said.splitlines()[0] == sentence
+    assert f"drawn with T = {T}, K = {K}" in said
+    table = said.split("steps until rest")[1].splitlines()
+    assert [line.split("  ")[0] for line in table[1:4]] == [
+        "free phase",
+        "nudged phase (beta +0.5)",
+        "nudged phase (beta -0.5)",
+    ]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_t_and_k_are_those_that_the_run_itself_would_take(trained: Path) -> None:
+    """A phase that ends by the same tolerance ends, but for the checks, within T and K steps."""
+    found = show(trained, *SETTLE)
+    experiment = RunFolder(trained).read_config().experiment
+    network = build_network(experiment, (1, 8, 8), 10)
+    Checkpoint.load(RunFolder(trained).checkpoint).restore_model(network)
+    relaxed = relax(network, load_dataset("digits").test.images, 60, tolerance=0.05, check_every=1)
+    steps = zip(relaxed.steps.tolist(), relaxed.rests(), strict=True)
+    expected = [n if rests else None for n, rests in steps]
+    assert found["settling"]["free"]["steps"] == expected
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_steps_that_are_given_are_taken_all_the_same(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = show(trained, *SETTLE)
+    capsys.readouterr()
+    found = show(trained, *SETTLE, "--nudged-steps", "2")
+    assert (found["free_steps"], found["nudged_steps"]) == (chosen["free_steps"], 2)
+    assert found["settling"]["nudged_steps"] == chosen["nudged_steps"]
+    assert f"drawn with T = {found['free_steps']}, K = 2: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_without_a_tolerance_the_run_is_drawn_as_it_is_and_compared(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    found = show(trained)
+    assert (found["free_steps"], found["nudged_steps"]) == (6, 3)
+    assert found["settling"]["tolerance"] == 1e-3
+    within = sum(n is not None and n <= 6 for n in found["settling"]["free"]["steps"]) / 360
+    assert found["settling"]["run"]["free_share"] == pytest.approx(within)
+    said = capsys.readouterr().out
+    assert "\nthe run's T = 6 settles " in said
+    assert "drawn with" not in said
+    # A run that has a tolerance is judged by it.
+    own = train(tmp_path / "own", "--hidden", "4", "--settle", "0.2")
+    assert show(own)["settling"]["tolerance"] == 0.2
+    assert show(own, "--settle", "0.3")["settling"]["tolerance"] == 0.3
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_no_t_is_invented_where_too_few_samples_rest(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    found = show(trained, "--settle", "1e-30", "--most-steps", "7")
+    said = capsys.readouterr().out
+    assert found["settling"]["free_steps"] is None
+    assert (found["free_steps"], found["nudged_steps"]) == (6, 3)
+    assert said.startswith("no T settles 99 % of the 360 samples to 1e-30: in the free phase ")
+    assert "expected a larger tolerance or more steps" in said.replace(
+        "alternating updates (no two-cycles where ρ ≥ 0), ", ""
+    )
+    assert "--most-steps" in said
+    assert "> 7" in said
 
 
 @pytest.mark.parametrize("residuals", [[0.5, 1e-9, 0.0], [0.0, 0.0], [1e30, 1.0, 1e-40], [0.3]])
@@ -454,6 +548,8 @@ def test_a_folder_of_any_name_is_drawn(tmp_path: Path) -> None:
         (["--free-steps", "0"], "free_steps = 0: expected a whole number of at least 1"),
         (["--nudged-steps", "x"], "nudged_steps = x: expected a whole number"),
         (["--beta", "0"], "beta = 0.0: expected a finite number other than 0"),
+        (["--settle", "-1"], "tolerance = -1.0: expected a finite number >= 0"),
+        (["--most-steps", "0"], "most_steps = 0: expected a whole number of at least 1"),
         (["--device", "tpu"], "device = tpu: expected cpu, cuda or cuda:N"),
         (["--device", "cuda:77"], "device = cuda:77: expected cpu"),
         (["--sampel", "1"], "did you mean --sample?"),
@@ -517,7 +613,6 @@ def test_a_state_that_stops_being_finite_is_a_failure(
     assert "stopped being finite in the free phase" in line
     assert "of 200" in line
     assert str(RunFolder(run).checkpoint) in line  # it is the one that has the fault
-    # The pictures go to 3 T, and so does what can go wrong.
     assert "of 150" in refusal(capsys, 1, str(run), "--free-steps", "50")
     assert not (run / "pictures").exists()
 

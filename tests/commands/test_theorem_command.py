@@ -175,6 +175,79 @@ def test_metrics_are_valid_json_even_without_numbers(tmp_path: Path) -> None:
     assert metrics["layers"]["hidden layer 1"]["sign_agreement"] is None
 
 
+# T and K by a tolerance
+
+
+SETTLED = ("theorem", "toy", "--settle", "1e-4", "--betas", "1e-4", "1e-3", "--eta")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_t_and_k_are_chosen_by_a_tolerance_and_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = run(tmp_path / "out", *SETTLED)
+    found = metrics["settling"]
+    T, K = found["free_steps"], found["nudged_steps"]
+    # The last K free steps are to be at rest, or BPTT goes through some that were not.
+    assert metrics["settings"]["free_steps"] == T + K
+    assert metrics["settings"]["nudged_steps"] == K
+    assert metrics["settings"]["tolerance"] == 1e-4
+    # To rest means: to move by no more than the tolerance · ε, and here ε = 0.08.
+    assert metrics["residual"] <= 1e-4 * 0.08
+    said = capsys.readouterr().out
+    sentence = f"T = {T} and K = {K} settle the one sample to 0.0001"
+    assert found["said"] == sentence
+    assert said.startswith(f"{sentence}; T = {T} + {K} = {T + K} here")
+    assert f"T = {T + K}, K = {K}" in said.splitlines()[1]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_premise_holds_where_the_tolerance_is_small(tmp_path: Path) -> None:
+    words = ["digits", "--settle", "1e-6", "--eta", "--batch-size", "5", "--betas", "0.01", "0.1"]
+    metrics = run(tmp_path / "out", "theorem", *words)
+    assert metrics["premise"]["holds"]
+    assert metrics["settings"]["free_steps"] < 150, "with far fewer steps than the preset has"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_steps_that_are_given_are_taken_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    K = run(tmp_path / "K", *SETTLED, "--nudged-steps", "7")
+    assert K["settings"]["nudged_steps"] == 7
+    assert K["settings"]["free_steps"] == K["settling"]["free_steps"] + 7
+    assert "; as given: K = 7 settles 0 %" in capsys.readouterr().out
+    both = run(tmp_path / "both", *SETTLED, "--nudged-steps", "7", "--free-steps", "9")
+    assert (both["settings"]["free_steps"], both["settings"]["nudged_steps"]) == (9, 7)
+    assert "as given: T = 9 settles 0 %, K = 7 settles 0 %" in capsys.readouterr().out
+    T = run(tmp_path / "T", *SETTLED, "--free-steps", "1500")
+    assert T["settings"]["free_steps"] == 1500
+    assert T["settings"]["nudged_steps"] == T["settling"]["nudged_steps"]
+    assert "; as given: T = 1500 settles 100 %" in capsys.readouterr().out
+    assert both["settling"]["said"] == T["settling"]["said"] == K["settling"]["said"]
+    assert "settling" not in run(tmp_path / "none", *TOY)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "said"),
+    [
+        (1, ["--most-steps", "20"], "no T settles the one sample to 0.0001: in the free phase 0 %"),
+        (1, ["--most-steps", "20"], "more steps (--most-steps), or a T and a K of your own"),
+        (2, ["--free-steps", "20"], "--free-steps 20: expected at least K = "),
+        (2, ["--most-steps", "0"], "most_steps = 0: expected a whole number of at least 1"),
+        (2, ["--free-steps", "0"], "free_steps = 0: expected a whole number of at least 1"),
+        (2, ["--nudged-steps", "0"], "nudged_steps = 0: expected a whole number of at least 1"),
+        (2, ["--settle", "-1"], "tolerance = -1.0: expected a finite number >= 0"),
+    ],
+)
+def test_no_t_or_k_is_invented(
+    status: int, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert said in refusal(capsys, status, *SETTLED, *words, "--out", str(out))
+    assert not out.exists()
+
+
 # Sweeps
 
 

@@ -32,11 +32,24 @@ ONE = torch.ones(1, 1)
 
 
 def test_steps_are_taken_from_zero_as_many_as_asked() -> None:
-    relaxed = relax(Halving(), ONE, 3)
-    assert relaxed.steps == 3
-    assert relaxed.state[0].item() == 2 * (1 - 2**-3)
-    assert relaxed.converged is None
+    relaxed = relax(Halving(), torch.ones(3, 1), 3)
+    assert relaxed.steps.tolist() == [3, 3, 3]
+    assert relaxed.state[0].tolist() == [[2 * (1 - 2**-3)]] * 3
+    assert relaxed.moved.tolist() == [[2**-2, 2**-2]] * 3
     assert relaxed.residual == (2**-2, 2**-2)
+
+
+def test_the_residual_of_a_layer_is_its_largest_over_the_samples() -> None:
+    relaxed = relax(Halving(), torch.tensor([[1.0], [-4.0], [2.0]]), 1)
+    assert relaxed.moved.tolist() == [[1, 1], [4, 4], [2, 2]]
+    assert relaxed.residual == (4, 4)
+
+
+def test_whether_a_sample_rests_takes_a_limit() -> None:
+    relaxed = relax(Halving(), torch.tensor([[1.0], [4.0]]), 3)
+    assert relaxed.rests(0.25).tolist() == [True, False]
+    with pytest.raises(ValueError, match="limit: expected one, .* got none"):
+        relaxed.rests()
 
 
 def test_a_relaxation_goes_on_where_it_is_told_to_start() -> None:
@@ -47,35 +60,38 @@ def test_a_relaxation_goes_on_where_it_is_told_to_start() -> None:
 
 
 def test_it_stops_at_the_first_check_within_the_tolerance() -> None:
-    # Step t moves by 2^(1−t): step 7 is the first within 2^-6, step 10 the first one looked at.
-    every = relax(Halving(), ONE, 50, tolerance=2**-6, check_every=1)
-    assert (every.steps, every.converged, every.residual) == (7, True, (2**-6, 2**-6))
-    tenth = relax(Halving(), ONE, 50, tolerance=2**-6)
-    assert (tenth.steps, tenth.converged, tenth.residual) == (10, True, (2**-9, 2**-9))
+    # Step t moves by 2^(1−t), so that step 7 is the first within 2^-6.
+    for check_every, stop in {1: 7, 2: 8, 10: 10}.items():
+        relaxed = relax(Halving(), ONE, 50, tolerance=2**-6, check_every=check_every)
+        assert (relaxed.steps.item(), relaxed.rests().item()) == (stop, True)
+        assert relaxed.residual == (2.0 ** (1 - stop), 2.0 ** (1 - stop))
+    assert relax(Halving(), ONE, 50, tolerance=2**-6).steps == 8, "of two transitions each"
 
 
-def test_the_last_step_is_checked_wherever_it_lies() -> None:
-    relaxed = relax(Halving(), ONE, 8, tolerance=2**-6)
-    assert (relaxed.steps, relaxed.converged) == (8, True)
+@pytest.mark.parametrize("most", [7, 9])
+def test_the_last_step_is_checked_wherever_it_lies(most: int) -> None:
+    relaxed = relax(Halving(), ONE, most, tolerance=2**-6, check_every=10)
+    assert (relaxed.steps.item(), relaxed.rests().item()) == (most, True)
 
 
 def test_a_fall_is_as_much_of_a_move_as_a_rise() -> None:
     assert relax(Halving(), -ONE, 3).residual == relax(Halving(), ONE, 3).residual
 
 
-def test_it_says_when_it_did_not_converge_and_by_how_much() -> None:
+def test_it_says_what_did_not_come_to_rest_and_by_how_much() -> None:
     relaxed = relax(Halving(), ONE, 5, tolerance=2**-6)
-    assert (relaxed.steps, relaxed.converged, relaxed.residual) == (5, False, (2**-4, 2**-4))
+    assert (relaxed.steps.item(), relaxed.rests().item()) == (5, False)
+    assert relaxed.residual == (2**-4, 2**-4)
 
 
 def test_a_tolerance_of_zero_stops_only_at_an_exact_fixed_point() -> None:
     relaxed = relax(Halving(), ONE, 1000, tolerance=0.0)
-    assert relaxed.converged
+    assert relaxed.rests()
     assert relaxed.steps < 100
     assert relaxed.state[0].item() == 2
 
 
-def test_what_is_not_a_number_has_not_converged() -> None:
+def test_what_is_not_a_number_is_not_at_rest() -> None:
     class Lost(Halving):
         def field(self, drive: Tensor, state: State) -> State:
             return state[0], state[1] * float("nan")
@@ -141,8 +157,10 @@ def test_a_cost_of_ones_own_needs_no_gradient_written() -> None:
     ("arguments", "message"),
     [
         ({"steps": 0}, "steps: expected at least 1 transition, got 0"),
-        ({"steps": 3, "tolerance": -1.0}, "tolerance: expected a number >= 0, got -1"),
+        ({"steps": 3, "tolerance": -1.0}, "tolerance: expected a finite number >= 0, got -1"),
         ({"steps": 3, "tolerance": float("nan")}, "tolerance"),
+        ({"steps": 3, "tolerance": float("inf")}, "tolerance: expected a finite number >= 0"),
+        ({"steps": 3, "tolerance": 1.0, "least": 0}, "least: expected at least 1 transition"),
         ({"steps": 3, "check_every": 0}, "check_every"),
     ],
 )

@@ -30,3 +30,5 @@ from .processes import Process as Process
 from .processes import bptt_process as bptt_process
 from .processes import ep_process as ep_process
 from .processes import free_phase as free_phase
+from .settling_steps import PhaseSteps as PhaseSteps
+from .settling_steps import SettlingSteps as SettlingSteps

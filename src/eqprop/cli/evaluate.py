@@ -26,7 +26,12 @@ def add(commands: Any) -> None:
         "--split", choices=("test", "train"), default="test", help="which samples (default: test)"
     )
     add_usual(parser, json="it")
-    add_options(parser, Experiment, only=("free_steps", "device"), default="default: as in the run")
+    add_options(
+        parser,
+        Experiment,
+        only=("free_steps", "tolerance", "device"),
+        default="default: as in the run",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,9 +52,29 @@ def run(options: argparse.Namespace) -> int:
     residual = ", ".join(
         f"{network.layer_name(index)} {value:.1e}" for index, value in enumerate(found.residual)
     )
+    tolerance = training.AT_REST if experiment.tolerance is None else experiment.tolerance
     print(
         f"{options.split} error {found.error:.2f} % of {found.samples} samples, "
         f"loss {found.loss:.4f}, after {opened.epochs} epochs\n"
-        f"residual of the free phase after {experiment.free_steps} steps: {residual}"
+        f"residual of the free phase: {residual}\n"
+        f"steps of the free phase: {_steps(found)}\n{_rest(found, tolerance * network.epsilon)}"
     )
     return 0
+
+
+def _steps(found: training.Evaluation) -> str:
+    if found.steps == found.most_steps:
+        return f"{found.most_steps} each"
+    return f"{found.steps:.1f} on average, at most {found.most_steps}"
+
+
+def _rest(found: training.Evaluation, limit: float) -> str:
+    if found.restless == 0:
+        return f"all samples came to rest (no unit moved by more than {limit:g} in the last step)"
+    said = (
+        f"{found.restless:.2f} % of the samples did not come to rest "
+        f"(a unit moved by more than {limit:g} in the last step)"
+    )
+    if found.cycling:
+        said += f"; {found.cycling:.2f} % go to and fro between two states (two-cycles)"
+    return said

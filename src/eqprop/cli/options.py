@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eqprop.errors import UsageError
-from eqprop.settings.fields import Settings, kind_of, option_of
+from eqprop.settings.fields import Settings, kind_of, options_of
 
 __all__ = ["Parser", "add_options", "add_usual", "given", "remember_options"]
 
@@ -49,7 +49,7 @@ def add_options(
         if group not in groups:
             groups[group] = parser.add_argument_group(group, heading)
         groups[group].add_argument(
-            option_of(of.name),
+            *options_of(of),
             dest=of.name,
             default=argparse.SUPPRESS,
             # argparse formats help by %.

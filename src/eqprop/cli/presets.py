@@ -30,7 +30,18 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(listed, indent=2))
         return 0
     headers = (
-        *("preset", "network", "optimizer", "learning rates", "T", "K", "β", "batch", "epochs"),
+        *(
+            "preset",
+            "network",
+            "optimizer",
+            "learning rates",
+            "T",
+            "K",
+            "settle",
+            "β",
+            "batch",
+            "epochs",
+        ),
         *("EP", "BPTT"),
     )
     rows = [
@@ -41,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
             " ".join(f"{rate:g}" for rate in e.learning_rates),
             str(e.free_steps),
             str(e.nudged_steps),
+            "–" if e.tolerance is None else f"{e.tolerance:g}",
             f"{e.beta:g}",
             str(e.batch_size),
             str(e.epochs),
@@ -53,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     print_table(headers, rows, text=4)
     print(
         "\nEP, BPTT: published test error in % on MNIST, mean ± standard deviation of 5 trials "
-        "(train error).\nLearning rates are listed input side first. "
-        "Train one with: eqprop train PRESET"
+        "(train error).\nsettle: every sample ends a phase where it rests, in at most T or K steps."
+        "\nLearning rates are listed input side first. Train one with: eqprop train PRESET"
     )
     return 0

@@ -82,10 +82,11 @@ class Display:
         epochs: how many there will be.
         batches: mini-batches in each.
         done: how many epochs were completed earlier.
+        settles: whether samples stop where they rest, each after steps of its own.
     """
 
-    def __init__(self, epochs: int, batches: int, done: int = 0) -> None:
-        self._epochs, self._done = epochs, done
+    def __init__(self, epochs: int, batches: int, done: int = 0, *, settles: bool = False) -> None:
+        self._epochs, self._done, self._settles = epochs, done, settles
         self._started = time.perf_counter()
         self._progress = Progress(
             epochs * batches, "batch", done=done * batches, delay=0, interval=60
@@ -102,8 +103,14 @@ class Display:
         self._progress.say(
             f"epoch {metrics.epoch:>{len(str(self._epochs))}}/{self._epochs}  "
             f"train error {metrics.train_error:6.2f} %  test error {metrics.test_error:6.2f} %  "
-            f"{_angles(metrics.weight_angles)}{metrics.seconds:.1f} s  {duration(left)} left"
+            f"{_angles(metrics.weight_angles)}{_steps(metrics) if self._settles else ''}"
+            f"{_unrest(metrics)}"
+            f"{metrics.seconds:.1f} s  {duration(left)} left"
         )
+
+    def warn(self, line: str) -> None:
+        """Something to think about."""
+        self._progress.say(f"warning: {line}")
 
     def close(self) -> None:
         """Take the bar away."""
@@ -124,6 +131,21 @@ class _Epoch:
 
 def _angles(angles: Sequence[float]) -> str:
     return f"weight angle {', '.join(f'{angle:.1f}°' for angle in angles)}  " if angles else ""
+
+
+def _steps(metrics: training.Metrics) -> str:
+    said = []
+    if metrics.free_steps is not None:
+        said.append(f"T {metrics.free_steps:.1f} (most {metrics.most_free_steps})")
+    if metrics.nudged_steps is not None:
+        said.append(f"K {metrics.nudged_steps:.1f}")
+    return f"{', '.join(said)}  " if said else ""
+
+
+def _unrest(metrics: training.Metrics) -> str:
+    """Of the free phases, where it is more than nothing at the precision of the line."""
+    share = metrics.restless or 0.0
+    return f"{share:.1f} % not at rest  " if share >= 0.05 else ""
 
 
 def duration(seconds: float) -> str:

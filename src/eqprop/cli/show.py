@@ -9,6 +9,7 @@ It writes, into the folder ``pictures`` of a run, or into another one:
                                        difference ÷ β
 ``convergence.png``                    the free phase step by step
 ``steps.png``                          test error and residual against the steps of the free phase
+``settling.png``                       how many steps the samples take to come to rest
 ``show.json``                          the numbers behind them
 =====================================  =======================================================
 """
@@ -16,16 +17,18 @@ It writes, into the folder ``pictures`` of a run, or into another one:
 import argparse
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-from eqprop import pictures, runs
+from eqprop import analysis, pictures, runs
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Progress
-from eqprop.errors import UsageError
+from eqprop.cli.tables import print_table
+from eqprop.errors import Failure, UsageError
 from eqprop.files import write_atomically
-from eqprop.settings import Experiment, Settings, setting, whole
+from eqprop.settings import Experiment, Settings, number, setting, whole
 
 __all__ = ["ShowSettings", "add", "run"]
 
@@ -35,6 +38,7 @@ Draw a trained network: what its first connection learned, and how it settles.
   eqprop show runs/mine                       into runs/mine/pictures
   eqprop show runs/mine --sample 7            another test sample
   eqprop show runs/mine --free-steps 100      a longer free phase than in training
+  eqprop show runs/mine --settle 1e-3         with the least T and K that bring it to rest
   eqprop show runs/mine --test-samples 0      the error against T over all test samples
 """
 
@@ -46,12 +50,17 @@ states.png       a test sample, layer by layer: the free steady state, the nudge
 convergence.png  how far the units still move in every step of the free phase, to 3 T, and what
                  the output units do meanwhile
 steps.png        test error and residual against the number of steps: was T long enough?
+settling.png     the share of test samples that have come to rest, against the number of steps:
+                 which T and K settle 99 %?
 show.json        the numbers behind them
 
 Earlier pictures of this command are drawn anew. A run may still be training meanwhile.
 """
 
-_PICTURES = ("states.png", "convergence.png", "steps.png")
+_PICTURES = ("states.png", "convergence.png", "steps.png", "settling.png")
+
+_TOLERANCE = 1e-3
+"""Of runs that have none."""
 
 
 @final
@@ -66,6 +75,17 @@ class ShowSettings(Settings):
     sample: int = setting(0, "which test sample, from 0", allowed=whole(0))
     test_samples: int = setting(
         1000, "how many test samples to measure the error on; 0 means all", allowed=whole(0)
+    )
+    tolerance: float | None = setting(
+        None,
+        "draw with the least T and K with which 99 % of the test samples come to rest, no unit of "
+        "them moving by more than this in a step, such as 1e-3; without it, settling.png has those "
+        "of the run's tolerance, or else of 1e-3",
+        allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
+        flag="settle",
+    )
+    most_steps: int | None = setting(
+        None, "the most steps in which to look for T, and for K", allowed=whole(1), shown="3 T"
     )
 
 
@@ -93,15 +113,18 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None:
         _require_no_others(folder)
     opened = runs.open_run(options.folder, changes, data_dir=options.data_dir)
+    settled = _settle(opened, settings)
+    own, chosen = opened.config.experiment, _chosen(settings, settled, changes)
+    opened = replace(opened, experiment=opened.experiment.override(chosen))
     steps = runs.look_steps(opened, settings.test_samples)
     with opened.blamed(), Progress(steps, "step") as tick:
-        found = runs.look(opened, settings.sample, settings.test_samples, tick)
+        found = runs.look(opened, settings.sample, settings.test_samples, settled, tick)
     # A folder's name may hold bytes that are no text.
     name = options.folder.resolve().name.encode(errors="replace").decode()
     experiment = opened.experiment
     with runs.RunFolder(folder).claimed():
         title = f"{name} after {opened.epochs} epoch{'s' * (opened.epochs != 1)}"
-        drawn = _draw(found, experiment, title, settings.sample, folder)
+        drawn = _draw(found, experiment, own, title, settings.sample, folder)
         numbers = {
             "of": name,
             "epoch": opened.epochs,
@@ -113,11 +136,80 @@ def run(options: argparse.Namespace) -> int:
             "pictures": drawn,
             **found.to_json(),
         }
+        numbers["settling"]["run"] = {
+            "free_steps": own.free_steps,
+            "nudged_steps": own.nudged_steps,
+            "free_share": settled.free.within(own.free_steps),
+            "nudged_share": settled.nudged_within(own.nudged_steps),
+        }
         # Last: where it lies, everything else does.
         write_atomically(folder / "show.json", (json.dumps(numbers, indent=2) + "\n").encode())
-    said = f"{', '.join(drawn)} and show.json are in {folder}"
-    print(json.dumps(numbers) if options.json else said)
+    if options.json:
+        print(json.dumps(numbers))
+        return 0
+    _print(settled, own, experiment)
+    print(f"{', '.join(drawn)} and show.json are in {folder}")
     return 0
+
+
+def _settle(opened: "runs.TrainedRun", settings: ShowSettings) -> "analysis.SettlingSteps":
+    """How many steps the samples take to come to rest."""
+    own = opened.config.experiment
+    those = (settings.tolerance, own.tolerance, _TOLERANCE)
+    tolerance = next(value for value in those if value is not None)
+    phases = (own, opened.experiment)
+    longest = max(max(e.free_steps, e.nudged_steps) for e in phases)
+
+    def within(most: int) -> "analysis.SettlingSteps":
+        with opened.blamed(), Progress(runs.settle_ticks(opened), "phase") as tick:
+            return runs.settle_samples(opened, tolerance, most, tick)
+
+    if settings.most_steps or settings.tolerance is not None:
+        return within(settings.most_steps or 3 * longest)
+    try:
+        return within(3 * longest)
+    except Failure:
+        # States that grow without bound can still be drawn as far as the run itself goes.
+        return within(min(min(e.free_steps, e.nudged_steps) for e in phases))
+
+
+def _chosen(
+    settings: ShowSettings, settled: "analysis.SettlingSteps", changes: Mapping[str, Any]
+) -> dict[str, int]:
+    """The T and K that were asked for by a tolerance alone, as far as there are any."""
+    if settings.tolerance is None:
+        return {}
+    found = {"free_steps": settled.free_steps, "nudged_steps": settled.nudged_steps}
+    return {name: n for name, n in found.items() if n is not None and name not in changes}
+
+
+def _print(settled: "analysis.SettlingSteps", own: Experiment, drawn: Experiment) -> None:
+    print(settled.said)
+    if settled.free_steps is None or settled.nudged_steps is None:
+        print("look with more steps by --most-steps, with a larger tolerance by --settle")
+    print(f"the run's {settled.said_of(own.free_steps, own.nudged_steps)}")
+    if (drawn.free_steps, drawn.nudged_steps) != (own.free_steps, own.nudged_steps):
+        said = settled.said_of(drawn.free_steps, drawn.nudged_steps)
+        print(f"drawn with T = {drawn.free_steps}, K = {drawn.nudged_steps}: {said}")
+    print()
+    headers = ("steps until rest", "samples", "median", "90 %", "99 %", "largest")
+    rows = [
+        (
+            phase.phase,
+            str(len(phase.steps)),
+            *(_steps(phase.least(share), phase.most) for share in (0.5, 0.9, 0.99)),
+            _steps(phase.largest, phase.most),
+            str(phase.restless),
+            str(phase.cycling),
+        )
+        for phase in (settled.free, *settled.nudged)
+    ]
+    print_table((*headers, "not at rest", "two-cycles"), rows)
+    print()
+
+
+def _steps(count: int | None, most: int) -> str:
+    return f"> {most}" if count is None else str(count)
 
 
 def _earlier(folder: Path) -> list[str]:
@@ -141,7 +233,12 @@ def _require_no_others(folder: Path) -> None:
 
 
 def _draw(
-    found: "runs.Findings", experiment: Experiment, title: str, sample: int, folder: Path
+    found: "runs.Findings",
+    experiment: Experiment,
+    own: Experiment,
+    title: str,
+    sample: int,
+    folder: Path,
 ) -> list[str]:
     """Draw everything; the names of the files."""
     earlier = _earlier(folder)
@@ -183,5 +280,14 @@ def _draw(
         f"test error {at:.2f} % after T = {steps} steps, {by_step.error[-1]:.2f} % after "
         f"{by_step.steps[-1]}",
         folder / "steps.png",
+    )
+    settled = found.settling
+    pictures.draw_settling(
+        settled,
+        (own.free_steps, own.nudged_steps),
+        # Why there are none is too long for a title.
+        f"{title}: {settled.said.partition(':')[0]}\n"
+        f"the run's {settled.said_of(own.free_steps, own.nudged_steps)}",
+        folder / "settling.png",
     )
     return [*names, *_PICTURES]

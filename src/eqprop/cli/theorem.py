@@ -24,7 +24,7 @@ from eqprop import analysis, pictures, runs
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Progress
 from eqprop.cli.tables import print_table
-from eqprop.errors import ConfigurationError, UsageError
+from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.files import write_atomically
 from eqprop.settings import SWEPT, THEOREM_PRESETS, Experiment, TheoremSettings
 
@@ -39,6 +39,7 @@ in synapses (Theorem 1), on a network before training or on the network of a run
   eqprop theorem runs/mine                      a trained network, with the T, K and β of its run
   eqprop theorem c-vf-1h --angle 45             untied weights: the gradient is followed less well
   eqprop theorem digits --sweep beta=0.01,0.1 --sweep free-steps=20,50,150
+  eqprop theorem eb-1h --settle 1e-6            with the least T and K that bring it to rest
 
 Presets:
 """
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     name, settings, experiment = _chosen(options)
     grid = _grid(options.sweep)
-    if grid:
+    if grid and settings.tolerance is None:
         # A point that cannot be is refused before anything is computed.
         list(analysis.grid_points(settings, grid))
     if options.out is not None:
@@ -106,6 +107,8 @@ def run(options: argparse.Namespace) -> int:
         f"batches = {settings.batches}, batch_size = {settings.batch_size}", settings.device
     ):
         subject = _subject(options, settings, experiment)
+        settings, settled, taken = _settle(subject, settings, given(options, TheoremSettings))
+        list(analysis.grid_points(settings, grid))
     # As early as what can fail for want of data is done: to find out later would waste minutes.
     folder = options.out or runs.new_folder(f"theorem-{name}")
     with runs.RunFolder(folder).begun():
@@ -116,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
             "trained": options.of not in THEOREM_PRESETS and not options.before_training,
             "settings": settings.to_json(),
             "network": None if experiment is None else experiment.to_json(),
+            **({} if settled is None else {"settling": settled.to_json() | {"taken": taken}}),
             **analysis.to_json(diagnosis),
             **({"sweep": [analysis.cell_to_json(cell) for cell in swept]} if grid else {}),
             "environment": runs.environment(settings.threads, settings.device),
@@ -129,6 +133,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(metrics))
         return 0
+    if taken:
+        print(taken)
     _print(diagnosis, title)
     if swept:
         _print_sweep(swept)
@@ -165,7 +171,67 @@ def _chosen(options: argparse.Namespace) -> tuple[str, TheoremSettings, Experime
             )
         experiment = experiment.override({"weight_angle": options.angle})
         name = f"{name}-angle-{options.angle:g}"
-    return name, settings.override(changes), experiment
+    return name, settings.override(_provisional(settings, changes)), experiment
+
+
+def _provisional(settings: TheoremSettings, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes, and what goes with them until T and K are chosen by a tolerance."""
+    if changes.get("tolerance") is None:
+        return dict(changes)
+    # A short T that is given is no reason to look no further.
+    asked = (changes.get("free_steps", 0), changes.get("nudged_steps", 0))
+    partner = {"most_steps": 3 * max(settings.free_steps, *asked)}
+    if "free_steps" in changes:
+        partner["nudged_steps"] = 1
+    elif "nudged_steps" in changes:
+        partner["free_steps"] = max(settings.free_steps, changes["nudged_steps"])
+    return {**partner, **changes}
+
+
+def _settle(
+    subject: runs.Subject, settings: TheoremSettings, explicit: Mapping[str, Any]
+) -> tuple[TheoremSettings, analysis.SettlingSteps | None, str]:
+    """The settings with the T and K that settle the mini-batches, if a tolerance was given.
+
+    BPTT supposes that the last K of the free steps find the network at rest, so that T is the sum
+    of the least T and K.
+
+    Args:
+        explicit: the settings that the command line names: a T or K among them stays.
+
+    Returns:
+        The settings, how many steps the samples take, and what was taken, in words.
+
+    Raises:
+        Failure: no T or no K settles enough of the samples.
+        UsageError: the T that was given is less than the least K.
+    """
+    if settings.tolerance is None:
+        return settings, None, ""
+    found = subject.settling(settings, settings.tolerance)
+    asked = explicit.get("free_steps"), explicit.get("nudged_steps")
+    T, K = asked
+    said = [found.said]
+    if K is None:
+        K = found.nudged_steps
+    if T is None and K is not None and found.free_steps is not None:
+        T = found.free_steps + K
+        said.append(
+            f"T = {found.free_steps} + {K} = {T} here, as the last K free steps are to be at rest"
+        )
+    if T is None or K is None:
+        raise Failure(
+            f"settle = {settings.tolerance:g}: {found.said} (--most-steps), or a T and a K of your "
+            "own (--free-steps, --nudged-steps)"
+        )
+    if K > T:
+        raise UsageError(
+            f"--free-steps {T}: expected at least K = {K}, the least that settles the nudged "
+            "phase, or a K of your own (--nudged-steps)"
+        )
+    if any(asked):
+        said.append(f"as given: {found.said_of(*asked)}")
+    return settings.override({"free_steps": T, "nudged_steps": K}), found, "; ".join(said)
 
 
 def _subject(

@@ -17,7 +17,7 @@ from eqprop import core, data, estimators, pictures, runs
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Display
 from eqprop.errors import ConfigurationError, Failure, UsageError
-from eqprop.settings import PRESETS, Experiment, preset
+from eqprop.settings import PRESETS, Experiment, options_of, preset
 
 __all__ = ["add", "run"]
 
@@ -29,6 +29,7 @@ every setting of it can be overridden here or in a TOML file:
   eqprop train                                   the embedded digits
   eqprop train p-1h --data-dir ~/data            MNIST, downloaded there if absent
   eqprop train p-1h --epochs 5 --estimator bptt  other settings
+  eqprop train p-2h --settle 0.01                every sample stops where it rests
   eqprop train --config my.toml --seed 3         settings of a file, then of the command line
   eqprop train --resume runs/p-1h                go on where a run was stopped
 """
@@ -114,8 +115,9 @@ def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
                 "a resumed run has its preset, settings and folder already"
             )
     if others := sorted(set(changes) - {"epochs"}):
+        option = options_of(Experiment.__dataclass_fields__[others[0]])[0]
         raise UsageError(
-            f"--{others[0].replace('_', '-')}: expected no setting but --epochs with --resume, "
+            f"{option}: expected no setting but --epochs with --resume, "
             "as a resumed run goes on exactly as it was; start a new run instead"
         )
     folder = runs.RunFolder(options.resume)
@@ -200,18 +202,28 @@ def _train(
     as_json: bool,
 ) -> int:
     """Train, leaving in the folder whatever is needed to go on after every epoch."""
-    epochs, size = learner.experiment.epochs, learner.experiment.batch_size
-    display = Display(epochs, math.ceil(len(dataset.train) / size), len(history))
+    experiment = learner.experiment
+    epochs, size = experiment.epochs, experiment.batch_size
+    batches, settles = math.ceil(len(dataset.train) / size), experiment.tolerance is not None
+    display = Display(epochs, batches, len(history), settles=settles)
     events = writer(str(folder.path / "tensorboard")) if writer else None
+    said: frozenset[str] = frozenset()
     try:
         with closing(display):
             for metrics, checkpoint in learner.train(dataset, history, display.batch):
                 history = checkpoint.history
                 folder.store(checkpoint)
                 display.epoch(metrics)
+                doubts = runs.settling_doubts(experiment, metrics)
+                if doubts - said:
+                    display.warn(runs.settling_warning(experiment, metrics))
+                    said |= doubts
                 if events is not None:
                     for name in ("train_error", "test_error", "train_loss", "test_loss"):
                         events.add_scalar(name, history[-1][name], metrics.epoch)
+                    for name in ("free_steps", "nudged_steps", "restless", "test_cycling"):
+                        if history[-1][name] is not None:
+                            events.add_scalar(f"settling/{name}", history[-1][name], metrics.epoch)
                     for index, angle in enumerate(metrics.weight_angles, 1):
                         events.add_scalar(f"weight_angle/{index}", angle, metrics.epoch)
     except (core.NonFiniteError, estimators.AdjointError) as error:

@@ -9,6 +9,7 @@ from .costs import SquaredError as SquaredError
 from .costs import require_per_sample as require_per_sample
 from .models import ConvergentModel as ConvergentModel
 from .models import EnergyModel as EnergyModel
+from .models import LearningRule as LearningRule
 from .models import PrimitiveModel as PrimitiveModel
 from .models import State as State
 from .models import VectorFieldModel as VectorFieldModel

@@ -36,14 +36,20 @@ class Activation:
         function: ``s -> ρ(s)``, element by element.
         derivative: ``(s, ρ(s)) -> ρ′(s)``. It is given both, because the derivative of a saturating
             function is cheapest in terms of its value.
+        product: ``(s, ρ(s), v) -> ρ′(s) ⊙ v``, where that is cheaper than the derivative first.
     """
 
     name: str
     function: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor, Tensor], Tensor]
+    product: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __call__(self, s: Tensor) -> Tensor:
         return self.function(s)
+
+    def times_slope(self, s: Tensor, rho: Tensor, v: Tensor) -> Tensor:
+        """ρ′(s) ⊙ v, with ρ(s) given."""
+        return self.derivative(s, rho) * v if self.product is None else self.product(s, rho, v)
 
 
 _MINUS_TWO = torch.tensor(-2.0)
@@ -59,6 +65,11 @@ def _scaled_sigmoid_derivative(s: Tensor, rho: Tensor) -> Tensor:
     return 4 * torch.addcmul(rho, rho, rho, value=-1)
 
 
+def _scaled_sigmoid_product(s: Tensor, rho: Tensor, v: Tensor) -> Tensor:
+    # The kernel of a backward pass: one pass instead of three.
+    return torch.ops.aten.sigmoid_backward(4 * v, rho)
+
+
 def _hard_sigmoid(s: Tensor) -> Tensor:
     return s.clamp(0, 1)
 
@@ -71,7 +82,9 @@ def _tanh_derivative(s: Tensor, rho: Tensor) -> Tensor:
     return 1 - rho * rho
 
 
-SCALED_SIGMOID = Activation("scaled-sigmoid", _scaled_sigmoid, _scaled_sigmoid_derivative)
+SCALED_SIGMOID = Activation(
+    "scaled-sigmoid", _scaled_sigmoid, _scaled_sigmoid_derivative, _scaled_sigmoid_product
+)
 HARD_SIGMOID = Activation("hard-sigmoid", _hard_sigmoid, _hard_sigmoid_derivative)
 TANH = Activation("tanh", torch.tanh, _tanh_derivative)
 

@@ -33,7 +33,7 @@ Propagation with Continual Weight Updates", https://arxiv.org/abs/2005.04168, fo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ from eqprop.core.derivative import derivative
 __all__ = [
     "ConvergentModel",
     "EnergyModel",
+    "LearningRule",
     "PrimitiveModel",
     "State",
     "VectorFieldModel",
@@ -56,6 +57,9 @@ __all__ = [
 
 State = tuple[Tensor, ...]
 """One tensor (B, …) per layer, input side first, the output layer last."""
+
+LearningRule = Callable[[State, State, State, float], None]
+"""learn(before, after, anchor, scale), see :meth:`ConvergentModel.learning_rule`."""
 
 
 class ConvergentModel(nn.Module, ABC):
@@ -148,6 +152,26 @@ class ConvergentModel(nn.Module, ABC):
         with torch.enable_grad():
             mean = self.contrast(x, before, after, anchor).mean() * scale
         return parameter_gradients(self, (mean,), only=only)
+
+    def learning_rule(self, x: Tensor, rates: Mapping[str, float]) -> "LearningRule":
+        """What moves the parameters: θ ← θ + η · scale · ∂/∂θ of the batch mean of the contrast.
+
+        Args:
+            x: the static input, (B, …).
+            rates: η, by parameter name; the others stay.
+
+        Returns:
+            A function of before, after, anchor and the scale, 1/β.
+        """
+        parameters = {name: p for name, p in self.named_parameters() if name in rates}
+
+        @torch.no_grad()
+        def learn(before: State, after: State, anchor: State, scale: float) -> None:
+            gradients = self.contrast_gradients(x, before, after, anchor, scale, parameters)
+            for name, gradient in gradients.items():
+                parameters[name].add_(gradient, alpha=rates[name])
+
+        return learn
 
     def layer_name(self, index: int) -> str:
         """What messages call a layer of the state."""

@@ -31,6 +31,7 @@ def relax(
     nudge: Callable[[State], Tensor] | None = None,
     drive: Any = None,
     tolerance: float | None = None,
+    least: int = 1,
     check_every: int = 2,
     update: Callable[[State, State], Any] | None = None,
     phase: str = "free phase",
@@ -47,16 +48,18 @@ def relax(
         drive: ``model.drive(x)`` where the caller has it already.
         tolerance: a sample rests when no unit of it moved by more than this, times ε, in one
             transition. 0 is rest only at an exact fixed point, where further steps change nothing.
+        least: with a tolerance, how many transitions every sample takes, at rest or not.
         check_every: how many transitions lie between two checks; the last one is always checked.
         update: called after every transition, see :func:`~eqprop.core.stepping.transitions`.
         phase: what messages call this relaxation.
 
     Raises:
-        ValueError: steps or check_every < 1, a negative tolerance, or a tolerance together with an
-            update: while the parameters move, a sample has no state of its own to come to.
+        ValueError: steps, least or check_every < 1, a tolerance that is negative or infinite, or
+            one together with an update: while the parameters move, a sample has no state of its
+            own to come to.
         NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
     """
-    require_steps(steps=steps, check_every=check_every)
+    require_steps(steps=steps, least=least, check_every=check_every)
     require_tolerance(tolerance)
     drive = model.drive(x) if drive is None else drive
     start = model.initial_state(x) if state is None else state
@@ -74,6 +77,7 @@ def relax(
             state=start,
             drive=drive,
             nudge=nudge,
+            least=least,
             check_every=check_every,
             phase=phase,
         )
@@ -92,6 +96,7 @@ def nudged_phase(
     *,
     drive: Any = None,
     tolerance: float | None = None,
+    check_every: int = 2,
     update: Callable[[State, State], Any] | None = None,
 ) -> Relaxation:
     """K transitions from the free steady state under a nudge.
@@ -103,11 +108,13 @@ def nudged_phase(
         free: s_*.
         drive: ``model.drive(x)`` where the caller has it already.
         tolerance: as for :func:`relax`, times min(1, |β|): all movement is in proportion to β, and
-            under a weak nudge would be taken for rest before it has done anything.
+            under a weak nudge would be taken for rest before it has done anything. Nor does a
+            sample rest before the nudge can have come to every layer.
+        check_every: how many transitions lie between two checks; the last one is always checked.
         update: called after every transition, see :func:`~eqprop.core.stepping.transitions`.
 
     Raises:
-        ValueError: steps < 1, or a negative tolerance.
+        ValueError: steps or check_every < 1, or a tolerance that is negative or infinite.
         NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
     """
     return relax(
@@ -118,9 +125,20 @@ def nudged_phase(
         nudge=nudge,
         drive=drive,
         tolerance=None if tolerance is None else tolerance * min(1.0, abs(nudge.beta)),
+        least=_arrival(model),
+        check_every=check_every,
         update=update,
         phase=nudge.phase,
     )
+
+
+def _arrival(model: ConvergentModel) -> int:
+    """The transitions a nudge of the output takes to come to the layers farthest from it.
+
+    At most one for each layer; where those of odd and of even number move in turn, one for two.
+    """
+    layers = len(model.shapes)
+    return layers // 2 + 1 if getattr(model, "in_turn", False) else layers
 
 
 def require_steps(**steps: int | None) -> None:
@@ -132,5 +150,5 @@ def require_steps(**steps: int | None) -> None:
 
 def require_tolerance(tolerance: float | None) -> None:
     """Refuse a tolerance that no relaxation comes to."""
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance: expected a number >= 0, got {tolerance}")
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise ValueError(f"tolerance: expected a finite number >= 0, got {tolerance}")

@@ -84,6 +84,7 @@ def settle(
     state: State,
     drive: Any,
     nudge: Callable[[State], Tensor] | None = None,
+    least: int = 1,
     check_every: int = 2,
     phase: str = "free phase",
 ) -> Relaxation:
@@ -99,6 +100,7 @@ def settle(
         drive: ``model.drive(x)``.
         nudge: what pulls at the output layer. Under one that cannot be had for some of the samples
             alone, as :meth:`~eqprop.core.nudging.Nudge.part` gives it, none leaves.
+        least: how many transitions every sample takes, at rest or not.
         check_every: how many transitions lie between two checks; the last one is always checked.
         phase: what messages call it.
 
@@ -119,7 +121,7 @@ def settle(
         path = transitions(model, part, state, most - taken, nudge=pull, taken=taken, phase=phase)
         for before, state in path:
             taken += 1
-            if taken < most and taken % check_every:
+            if taken < most and (taken % check_every or taken < least):
                 continue
             move = movement(before, state)
             still = ~(move <= at_most).all(1)
@@ -131,15 +133,18 @@ def settle(
             now = [*state, torch.full((of,), taken, device=move.device), move]
             found = now if moving is None else _where(moving, now, found)
             moving = still
-            # After the last one the path looks for what is not finite.
-            if taken < most and (count == 0 or (divisible and of - count >= _LEAVING * of)):
+            # After the last one the path looks for what is not finite, and for the step that it was
+            # so first: it must have begun before.
+            enough = divisible and of - count >= _LEAVING * of
+            if taken < most and (count == 0 or (enough and move.isfinite().all())):
                 break
         if rows is not None and whole is not None:
             for into, those in zip(whole, found, strict=True):
                 into.index_copy_(0, rows, those)
         if taken == most or count == 0 or moving is None:
             *ended, steps, moved = found if whole is None else whole
-            return Relaxation(tuple(ended), steps, moved, limit)
+            # A step may return what it was given, or the drive: of those the graph is not ours.
+            return Relaxation(tuple(layer.detach() for layer in ended), steps, moved, limit)
         if whole is None:
             whole = [those.clone() for those in found]
         stay = moving.nonzero().squeeze(1)
@@ -150,7 +155,13 @@ def settle(
 
 
 @torch.no_grad()
-def two_cycles(model: ConvergentModel, drive: Any, relaxed: Relaxation, limit: float) -> Tensor:
+def two_cycles(
+    model: ConvergentModel,
+    drive: Any,
+    relaxed: Relaxation,
+    limit: float,
+    nudge: Callable[[State], Tensor] | None = None,
+) -> Tensor:
     """Which samples go to and fro, (B,): not at rest, but back by half or more in two more steps.
 
     That is, |s_{t+1} − s_t| > limit and |s_{t+2} − s_t| ≤ ½ |s_{t+1} − s_t|, all norms the largest
@@ -158,10 +169,11 @@ def two_cycles(model: ConvergentModel, drive: Any, relaxed: Relaxation, limit: f
 
     Args:
         drive: ``model.drive(x)``.
-        relaxed: a free phase.
+        relaxed: a phase.
         limit: the largest movement at rest.
+        nudge: what pulled at the output layer in it.
     """
-    once, twice = (after for _, after in transitions(model, drive, relaxed.state, 2))
+    once, twice = (after for _, after in transitions(model, drive, relaxed.state, 2, nudge=nudge))
     step, back = (movement(relaxed.state, after).amax(1) for after in (once, twice))
     return (step > limit) & (2 * back <= step)
 

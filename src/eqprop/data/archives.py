@@ -193,8 +193,7 @@ def load_archives(
         DataError: a file on disk is not the published one or cannot be read, no mirror had the
             published file, or the folder cannot be written to.
     """
-    root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-    folder = root / archives.name
+    folder = _folder(archives, data_dir)
     # `lexists`: a dangling link is the user's, too, and to be complained about, not replaced.
     absent = [file for file in archives.files if not os.path.lexists(folder / file.name)]
     # What is there is judged first: no use in downloading beside a file that will be refused.
@@ -354,8 +353,20 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _folder(archives: ArchiveSet, data_dir: str | Path | None) -> Path:
+    root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    return root / archives.name
+
+
+def _at_hand(archives: ArchiveSet, data_dir: str | Path | None) -> bool:
+    folder = _folder(archives, data_dir)
+    return all((folder / file.name).exists() for file in archives.files)
+
+
 def _source(name: str) -> Source:
-    return Source((1, 28, 28), 10, 255, partial(load_archives, ARCHIVES[name]))
+    archives = ARCHIVES[name]
+    load, at_hand = partial(load_archives, archives), partial(_at_hand, archives)
+    return Source((1, 28, 28), 10, 255, load, at_hand)
 
 
 MNIST, FASHION_MNIST, KMNIST = map(_source, ARCHIVES)

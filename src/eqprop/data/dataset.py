@@ -128,12 +128,15 @@ class Source:
         load: from the folder of all data sets (none: the default one) to training images, training
             labels, test images and test labels: grey levels (N, H, W) or (N, C, H, W), and class
             numbers (N,).
+        at_hand: from the same folder to whether ``load`` would find it all on this machine; always,
+            unless said otherwise.
     """
 
     input_shape: tuple[int, int, int]
     classes: int
     brightest: float
     load: Callable[[str | Path | None], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+    at_hand: Callable[[str | Path | None], bool] = lambda _: True
 
 
 def load_dataset(

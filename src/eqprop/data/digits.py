@@ -1,5 +1,6 @@
 """The embedded digits: 1797 images of 8×8 pixels that come with scikit-learn, for quick checks."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -35,4 +36,8 @@ def _load(
     return images[train], labels[train], images[test], labels[test]
 
 
-DIGITS = Source(input_shape=(1, 8, 8), classes=10, brightest=16, load=_load)
+def _at_hand(_: str | Path | None) -> bool:
+    return find_spec("sklearn") is not None
+
+
+DIGITS = Source(input_shape=(1, 8, 8), classes=10, brightest=16, load=_load, at_hand=_at_hand)

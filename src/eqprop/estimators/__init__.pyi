@@ -2,6 +2,8 @@ from .bptt import BPTT as BPTT
 from .bptt import truncated as truncated
 from .continual import CONTINUAL_NUDGINGS as CONTINUAL_NUDGINGS
 from .continual import ContinualEP as ContinualEP
+from .descent import is_plain_descent as is_plain_descent
+from .descent import learning_rates as learning_rates
 from .ep import NUDGINGS as NUDGINGS
 from .ep import EquilibriumPropagation as EquilibriumPropagation
 from .estimator import Estimate as Estimate

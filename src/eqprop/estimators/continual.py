@@ -20,7 +20,7 @@ Source: Ernoult et al., "Equilibrium Propagation with Continual Weight Updates",
 https://arxiv.org/abs/2005.04168.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, final, get_args
 
@@ -28,10 +28,11 @@ import torch
 from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError
-from eqprop.core.models import ConvergentModel, State
+from eqprop.core.models import ConvergentModel, LearningRule, State
 from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import nudged_phase, relax, require_steps, require_tolerance
 from eqprop.core.powers import DefersUpdates
+from eqprop.estimators.descent import is_plain_descent, learning_rates
 from eqprop.estimators.estimator import Estimate, Estimator, random_sign
 
 __all__ = ["CONTINUAL_NUDGINGS", "ContinualEP"]
@@ -104,24 +105,15 @@ class ContinualEP(Estimator):
         if self.nudging == "random-sign":
             beta *= random_sign(generator)
 
-        rates = _learning_rates(model, self.optimizer)
-        deferred = None
-        if _is_plain_descent(self.optimizer) and isinstance(model, DefersUpdates):
+        rates = learning_rates(model, self.optimizer)
+        plain, deferred = is_plain_descent(self.optimizer), None
+        if plain and isinstance(model, DefersUpdates):
             deferred = model.defer(x, rates)
         waiting = frozenset[str]() if deferred is None else deferred.parameters & rates.keys()
-        moving = rates.keys() - waiting
-
-        parameters = dict(model.named_parameters())
-        self.optimizer.zero_grad()
-
-        def learn(before: State, after: State, only: Collection[str]) -> None:
-            gradients = model.contrast_gradients(x, before, after, before, -1 / beta, only)
-            for name, gradient in gradients.items():
-                parameters[name].grad = gradient
-            self.optimizer.step()
+        learn = self._rule(model, x, rates, rates.keys() - waiting, plain=plain)
 
         def update(before: State, after: State) -> Any:
-            learn(before, after, moving)
+            learn(before, after, before, 1 / beta)
             nonlocal drive
             if deferred is None:
                 drive = model.drive(x)
@@ -140,35 +132,31 @@ class ContinualEP(Estimator):
                 drive=drive,
                 update=update,
             )
-            self.optimizer.zero_grad()
             if waiting:
-                learn(free.state, nudged.state, waiting)
+                last = self._rule(model, x, rates, waiting, plain=plain)
+                last(free.state, nudged.state, free.state, 1 / beta)
         finally:
             self.optimizer.zero_grad()
         return Estimate(free, (nudged,))
 
+    def _rule(
+        self,
+        model: ConvergentModel,
+        x: Tensor,
+        rates: Mapping[str, float],
+        names: Collection[str],
+        *,
+        plain: bool,
+    ) -> LearningRule:
+        """What moves these parameters: the rule itself under plain descent, else the optimizer."""
+        if plain:
+            return model.learning_rule(x, {name: rates[name] for name in names})
+        parameters = dict(model.named_parameters())
 
-def _is_plain_descent(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a step of the optimizer is θ ← θ − η · gradient and nothing else."""
-    # Hooks clip gradients, or weights: what they do after every step cannot wait for the last.
-    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    return (
-        type(optimizer) is torch.optim.SGD
-        and not hooks
-        and not any(
-            group["momentum"] or group["weight_decay"] or group["maximize"]
-            for group in optimizer.param_groups
-        )
-    )
+        def learn(before: State, after: State, anchor: State, scale: float) -> None:
+            gradients = model.contrast_gradients(x, before, after, anchor, -scale, names)
+            for name, gradient in gradients.items():
+                parameters[name].grad = gradient
+            self.optimizer.step()
 
-
-def _learning_rates(model: ConvergentModel, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """η by the names of the parameters that learn."""
-    rates = {id(p): float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
-    if not any(id(p) in rates for p in model.parameters()):
-        raise ValueError("optimizer: expected one of the model's parameters, got one of others")
-    return {
-        name: rates[id(p)]
-        for name, p in model.named_parameters()
-        if p.requires_grad and id(p) in rates
-    }
+        return learn

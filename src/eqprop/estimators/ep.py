@@ -8,8 +8,8 @@ The network settles freely to s_*, then, nudged by the force −β ∂ℓ/∂s, 
 and ``.grad`` receives −Δθ. Nothing but the two states is kept: memory does not grow with T or K.
 
 Where phases settle to a tolerance, the second of two opposite nudges starts from 2 s_* − s_*^β, the
-mirror image of where the first one has led: but for O(β²) it is there already. The state it settles
-to is the same.
+mirror image of where the first one has led: but for O(β²) it is there already, if the free phase
+rests. The state it settles to is the same.
 
 Source: Scellier and Bengio, https://arxiv.org/abs/1602.05179; 1905.13633; symmetric
 nudging: Laborieux et al., https://arxiv.org/abs/2006.03824.
@@ -26,6 +26,7 @@ from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import nudged_phase, relax, require_steps, require_tolerance
 from eqprop.core.settling import Relaxation
+from eqprop.estimators.descent import is_plain_descent, learning_rates
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate, random_sign
 
 __all__ = ["NUDGINGS", "EquilibriumPropagation"]
@@ -49,6 +50,9 @@ class EquilibriumPropagation(Estimator):
             :func:`~eqprop.core.phases.relax` and :func:`~eqprop.core.phases.nudged_phase`; T and K
             are then the most steps it may take.
         cost: ℓ.
+        optimizer: of the model's parameters; if it is plain gradient descent, its step is taken
+            right here, in one pass over the weights, and ``.grad`` stays empty, so that a training
+            loop's own ``optimizer.step()`` finds nothing to do. Others, and none, change nothing.
 
     Raises:
         ValueError: T or K < 1, β = 0 or not finite, an unknown nudging, a negative tolerance.
@@ -60,6 +64,7 @@ class EquilibriumPropagation(Estimator):
     nudging: Nudging = "one-sided"
     tolerance: float | None = None
     cost: Cost = field(default_factory=SquaredError)
+    optimizer: torch.optim.Optimizer | None = None
 
     def __post_init__(self) -> None:
         require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
@@ -84,7 +89,7 @@ class EquilibriumPropagation(Estimator):
         for beta in betas:
             nudge, start = Nudge(self.cost, target, beta), free.state
             if nudged and self.tolerance is not None:
-                start = _mirrored(model, free.state, nudged[0].state)
+                start = _mirrored(model, free, nudged[0].state)
             nudged.append(
                 nudged_phase(
                     model,
@@ -99,8 +104,12 @@ class EquilibriumPropagation(Estimator):
         # Two points on the line of β: (0, β) one-sided, (−β, +β) symmetric.
         points = [(0.0, free.state), *zip(betas, (phase.state for phase in nudged), strict=True)]
         (lower, before), (upper, after) = points[-2:]
-        scale = -1 / (upper - lower)
-        accumulate(model, model.contrast_gradients(x, before, after, free.state, scale))
+        scale = 1 / (upper - lower)
+        if self.optimizer is not None and is_plain_descent(self.optimizer):
+            learn = model.learning_rule(x, learning_rates(model, self.optimizer))
+            learn(before, after, free.state, scale)
+        else:
+            accumulate(model, model.contrast_gradients(x, before, after, free.state, -scale))
         return Estimate(free, tuple(nudged))
 
     def _betas(self, generator: torch.Generator | None) -> list[float]:
@@ -111,9 +120,16 @@ class EquilibriumPropagation(Estimator):
         return [self.beta * random_sign(generator)]
 
 
-def _mirrored(model: ConvergentModel, free: State, nudged: State) -> State:
-    """2 s_* − s_*^β: where −β leads, but for O(β²)."""
-    mirrored = (2 * at - to for at, to in zip(free, nudged, strict=True))
-    if model.clip is None:
-        return tuple(mirrored)
-    return tuple(layer.clamp(*model.clip) for layer in mirrored)
+def _mirrored(model: ConvergentModel, free: Relaxation, nudged: State) -> State:
+    """2 s_* − s_*^β, where −β leads, but for O(β²); s_* where that is not at rest.
+
+    What is left of a free phase is in both nudged states alike only if they begin alike.
+    """
+    rests = free.rests()
+    start = []
+    for at, to in zip(free.state, nudged, strict=True):
+        mirrored = 2 * at - to
+        if model.clip is not None:
+            mirrored = mirrored.clamp(*model.clip)
+        start.append(torch.where(rests.view(-1, *[1] * (at.dim() - 1)), mirrored, at))
+    return tuple(start)

@@ -55,7 +55,7 @@ from torch import Tensor, nn
 
 from eqprop.core.activations import Rho
 from eqprop.core.derivative import derivative
-from eqprop.core.models import ConvergentModel, State, own_memory
+from eqprop.core.models import ConvergentModel, LearningRule, State, own_memory
 from eqprop.core.powers import DeferredUpdates
 from eqprop.networks.connections.connection import Change, Connection, TiedConnection, Trace
 from eqprop.networks.connections.untied import Untied
@@ -275,11 +275,8 @@ class LayeredNetwork(ConvergentModel):
         for connection, own, change in zip(
             self.chain[first:], learning[first:], changes, strict=True
         ):
-            found = connection.contrast_gradients(change, scale) if own else {}
+            found = connection.gradients_of([of for of, _ in own], change, scale)
             for of, name in own:
-                if of not in found:
-                    # The explicit rule does not know what its weight is made of.
-                    found = Connection.contrast_gradients(connection, change, scale) | found
                 if of in found:
                     gradient = found[of]
                     gradients[name] = gradients[name] + gradient if name in gradients else gradient
@@ -288,6 +285,34 @@ class LayeredNetwork(ConvergentModel):
                 list(others.values()), x, before, after, anchor, scale
             )
         return gradients
+
+    def learning_rule(self, x: Tensor, rates: Mapping[str, float]) -> LearningRule:
+        """Connection by connection, where each has its parameters for itself."""
+        owned: list[dict[str, float]] = []
+        seen: set[int] = set()
+        shared = 0
+        for index, connection in enumerate(self.chain):
+            owned.append({})
+            for of, p in connection.named_parameters(remove_duplicate=False):
+                shared += id(p) in seen
+                seen.add(id(p))
+                name = f"connections.{index}.{of}"
+                if p.requires_grad and name in rates:
+                    owned[-1][of] = rates[name]
+        if shared or len(rates) > sum(map(len, owned)):
+            return super().learning_rule(x, rates)
+        first = 0 if owned[0] else 1
+
+        @torch.no_grad()
+        def learn(before: State, after: State, anchor: State, scale: float) -> None:
+            changes = self._changes(x, before, after, anchor, first)
+            for connection, own, change in zip(
+                self.chain[first:], owned[first:], changes, strict=True
+            ):
+                if own:
+                    connection.learn(change, scale, own)
+
+        return learn
 
     def _parameters_elsewhere(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Those that are not in the connections alone; in most networks there are none."""
@@ -360,8 +385,13 @@ class LayeredNetwork(ConvergentModel):
             return super().parameter_name(name)
         return f"the {rest[-1].replace('_', ' ')} of {self.layer_name(int(rest[0]))} ({name})"
 
-    def parameter_groups(self, learning_rates: Sequence[float]) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, learning_rates: Sequence[float], *, backward: float = 1.0
+    ) -> list[dict[str, Any]]:
         """Groups for a ``torch.optim`` optimizer: one learning rate per layer, input side first.
+
+        ``backward`` multiplies those of the backward weights of untied connections, which then have
+        groups of their own.
 
         What is used twice learns at the rate of its first place. A network that has parameters
         besides those of its connections takes one rate more, for them.
@@ -379,9 +409,14 @@ class LayeredNetwork(ConvergentModel):
                 f"learning_rates: expected {len(owners)}, one per layer, input side first"
                 f"{besides}, got {len(learning_rates)}"
             )
+        slower = {id(c.backward_weight) for c in self.chain if isinstance(c, Untied)}
         groups, seen = [], set()
         for parameters, rate in zip(owners, learning_rates, strict=True):
-            if new := [p for p in parameters if id(p) not in seen]:
-                groups.append({"params": new, "lr": rate})
-                seen.update(map(id, new))
+            new = [p for p in parameters if id(p) not in seen]
+            seen.update(map(id, new))
+            parts = [(new, rate)]
+            if backward != 1:
+                ways = ([p for p in new if (id(p) in slower) is back] for back in (False, True))
+                parts = list(zip(ways, (rate, rate * backward), strict=True))
+            groups += [{"params": part, "lr": own} for part, own in parts if part]
         return groups

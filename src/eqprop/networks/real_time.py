@@ -56,8 +56,8 @@ class RealTimeNetwork(LayeredNetwork):
 
     def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
         """∂Φ/∂s = (1 − ε) s + ε ρ′(s) ⊙ current."""
-        return torch.lerp(s, self.rho.derivative(s, rate) * current, self.epsilon)
+        return torch.lerp(s, self.rho.times_slope(s, rate, current), self.epsilon)
 
     def response(self, s: Tensor, moved: Tensor) -> Tensor:
         """ρ′(s) ⊙ moved."""
-        return self.rho.derivative(s, self.rho(s)) * moved
+        return self.rho.times_slope(s, self.rho(s), moved)

@@ -2,6 +2,7 @@ from .curves import draw_curves as draw_curves
 from .network import draw_convergence as draw_convergence
 from .network import draw_error_by_step as draw_error_by_step
 from .network import draw_phases as draw_phases
+from .network import draw_settling as draw_settling
 from .network import draw_weight_images as draw_weight_images
 from .style import COLOURS as COLOURS
 from .style import MARKERS as MARKERS

@@ -1,9 +1,11 @@
 """The course of a training: errors over epochs."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -13,40 +15,146 @@ __all__ = ["draw_curves"]
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Train and test error in % over epochs, and the weight angles if there are any, as PNG.
+    """Train and test error in % over epochs, as PNG, and below them what there is to be seen: the
+    weight angles, the steps that samples took to settle, and the share of those that did not.
 
     Args:
         history: the metrics of every epoch, see :class:`~eqprop.training.loop.Metrics`.
         path: where to write it.
     """
-    # Runs of earlier versions lack the angles.
-    angles = [metrics.get("weight_angles", ()) for metrics in history]
-    heights = [4, 2] if angles[-1] else [4]
+    panels: list[tuple[float, _Panel]] = [(4, _errors)]
+    # Runs of earlier versions lack these.
+    if history[-1].get("weight_angles"):
+        panels.append((2, _angles))
+    if any(_differ(metrics) for metrics in history):
+        panels.append((2.2, _steps))
+    if any(_unrest(metrics) >= _SEEN for metrics in history):
+        panels.append((2.2, _rest))
+    heights = [height for height, _ in panels]
     figure = Figure(figsize=(6, sum(heights)), layout="constrained")
     grid = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
-    panels = grid[:, 0]
-    upper, last = panels[0], panels[-1]
     epochs = [metrics["epoch"] for metrics in history]
-    marker = "o" if len(epochs) < 3 else None
+    style = {"marker": "o" if len(epochs) < 3 else None}
+    for axes, (_, draw) in zip(grid[:, 0], panels, strict=True):
+        draw(axes, epochs, history, style)
+        axes.grid(alpha=0.3)
+        if axes.get_legend() is None:
+            axes.legend()
+    grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[-1, 0].set_xlabel("epoch")
+    write_png(figure, path)
+
+
+_SEEN = 0.05
+"""In %: less is none at the precision of a legend."""
+
+_Panel = Callable[[Axes, Sequence[int], Sequence[Mapping[str, Any]], Mapping[str, Any]], None]
+
+
+def _errors(
+    axes: Axes,
+    epochs: Sequence[int],
+    history: Sequence[Mapping[str, Any]],
+    style: Mapping[str, Any],
+) -> None:
     drawn = []
-    for name, style, colour in (("train", "--", "0.55"), ("test", "-", COLOURS[0])):
+    for name, line, colour in (("train", "--", "0.55"), ("test", "-", COLOURS[0])):
         errors = [metrics[f"{name}_error"] for metrics in history]
         label = f"{name} error, last {errors[-1]:.2f} %"
-        upper.plot(epochs, errors, style, color=colour, marker=marker, label=label)
+        axes.plot(epochs, errors, line, color=colour, label=label, **style)
         drawn += errors
-    error_axis(upper, drawn)
-    upper.set_ylabel("error (%)")
-    if angles[-1]:
-        for index, of_connection in enumerate(zip(*angles, strict=True)):
-            style = ("-", "--", ":", "-.")[index % 4]
-            label = f"layers {index + 1} and {index + 2}, last {of_connection[-1]:.1f}°"
-            last.plot(epochs, of_connection, style, color=COLOURS[1], marker=marker, label=label)
-        # From 0 up, with room above a line that hardly changes.
-        last.set_ylim(0, 1.15 * max(1.0, *(angle for of in angles for angle in of)))
-        last.set_ylabel("angle between forward\nand backward weights (°)")
-    for panel in panels:
-        panel.grid(alpha=0.3)
-        panel.legend()
-    last.xaxis.set_major_locator(MaxNLocator(integer=True))
-    last.set_xlabel("epoch")
-    write_png(figure, path)
+    error_axis(axes, drawn)
+    axes.set_ylabel("error (%)")
+
+
+def _angles(
+    axes: Axes,
+    epochs: Sequence[int],
+    history: Sequence[Mapping[str, Any]],
+    style: Mapping[str, Any],
+) -> None:
+    angles = [metrics.get("weight_angles", ()) for metrics in history]
+    for index, of_connection in enumerate(zip(*angles, strict=True)):
+        line = ("-", "--", ":", "-.")[index % 4]
+        label = f"layers {index + 1} and {index + 2}, last {of_connection[-1]:.1f}°"
+        axes.plot(epochs, of_connection, line, color=COLOURS[1], label=label, **style)
+    # From 0 up, with room above a line that hardly changes.
+    axes.set_ylim(0, 1.15 * max(1.0, *(angle for of in angles for angle in of)))
+    axes.set_ylabel("angle between forward\nand backward weights (°)")
+
+
+def _steps(
+    axes: Axes,
+    epochs: Sequence[int],
+    history: Sequence[Mapping[str, Any]],
+    style: Mapping[str, Any],
+) -> None:
+    highest = 1.0
+    for phase, line, colour in (("free", "-", COLOURS[2]), ("nudged", "--", COLOURS[3])):
+        mean = [_number(metrics, f"{phase}_steps") for metrics in history]
+        most = [_number(metrics, f"most_{phase}_steps") for metrics in history]
+        if math.isnan(mean[-1]):
+            continue
+        label = f"{phase} phase: mean, last {mean[-1]:.1f}"
+        axes.plot(epochs, mean, line, color=colour, linewidth=1.8, label=label, **style)
+        label = f"{phase} phase: most, last {most[-1]:.0f}"
+        axes.plot(epochs, most, line, color=colour, linewidth=0.8, label=label, **style)
+        highest = max([highest, *(value for value in most if not math.isnan(value))])
+    axes.set_ylim(0, 1.1 * highest)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.set_ylabel("steps of a sample")
+    _legend_above(axes)
+
+
+def _rest(
+    axes: Axes,
+    epochs: Sequence[int],
+    history: Sequence[Mapping[str, Any]],
+    style: Mapping[str, Any],
+) -> None:
+    highest = 0.1
+    for name, said, line, colour in (
+        ("restless", "training samples", "--", "0.55"),
+        ("test_restless", "test samples", "-", COLOURS[0]),
+        ("test_cycling", "test samples in two-cycles", ":", COLOURS[1]),
+    ):
+        share = [_number(metrics, name) for metrics in history]
+        if name == "test_cycling" and not any(value > 0 for value in share):
+            continue
+        label = f"{said}, last {share[-1]:.1f} %"
+        axes.plot(epochs, share, line, color=colour, label=label, **style)
+        highest = max([highest, *(value for value in share if not math.isnan(value))])
+    axes.set_ylim(0, 1.1 * highest)
+    axes.set_ylabel("not at rest (%)")
+    _legend_above(axes)
+
+
+def _legend_above(axes: Axes) -> None:
+    """Lines of such panels go anywhere, and leave no room for a legend between them."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=2,
+        borderaxespad=0.2,
+        frameon=False,
+        fontsize="small",
+    )
+
+
+def _number(metrics: Mapping[str, Any], name: str) -> float:
+    """Of an epoch, or nothing (NaN) where it has no such number: earlier versions had not."""
+    value = metrics.get(name)
+    return math.nan if value is None else value
+
+
+def _differ(metrics: Mapping[str, Any]) -> bool:
+    """Whether samples took different numbers of steps."""
+    return any(
+        _number(metrics, f"{phase}_steps") < _number(metrics, f"most_{phase}_steps")
+        for phase in ("free", "nudged")
+    )
+
+
+def _unrest(metrics: Mapping[str, Any]) -> float:
+    """The larger share of the samples, training or test, that did not come to rest."""
+    return max(metrics.get("restless") or 0.0, metrics.get("test_restless") or 0.0)

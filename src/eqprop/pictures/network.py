@@ -19,9 +19,16 @@ from torch import Tensor
 
 from eqprop.analysis.convergence import ErrorByStep, Phases, ResidualByStep
 from eqprop.analysis.images import WeightImages, evenly
+from eqprop.analysis.settling_steps import PhaseSteps, SettlingSteps
 from eqprop.pictures.style import COLOURS, STYLES, error_axis, residual_axis, scientific, write_png
 
-__all__ = ["draw_convergence", "draw_error_by_step", "draw_phases", "draw_weight_images"]
+__all__ = [
+    "draw_convergence",
+    "draw_error_by_step",
+    "draw_phases",
+    "draw_settling",
+    "draw_weight_images",
+]
 
 _SIGNED = LinearSegmentedColormap.from_list(
     "signed", ["#00114d", "#2a62b8", "#8c8c8c", "#f0a22e", "#fff6c8"]
@@ -321,3 +328,64 @@ def _spaced(steps: Sequence[int], free_steps: int) -> list[int]:
         if all(abs(math.log(step / other)) >= least for other in shown):
             shown.append(step)
     return sorted(set(shown))
+
+
+def draw_settling(found: SettlingSteps, own: tuple[int, int], title: str, path: Path) -> None:
+    """The share of the samples at rest against the steps of the free and of the nudged phase.
+
+    Args:
+        found: how many steps each sample takes.
+        own: T and K to be marked beside the least that settle enough of the samples.
+        title: what was looked at.
+        path: where to write the PNG.
+    """
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    chosen = (found.free_steps, found.nudged_steps)
+    phases = ((found.free,), found.nudged)
+    for axes, of, symbol, least, given in zip(panels, phases, "TK", chosen, own, strict=True):
+        _draw_shares(axes, of, [given, *([] if least is None else [least])])
+        axes.axhline(100 * found.share, color="0.6", linewidth=0.8, zorder=1.5)
+        _mark_choice(axes, symbol, least, given, f"{100 * found.share:g} %")
+        axes.set_xlabel(f"steps of the {'free' if symbol == 'T' else 'nudged'} phase")
+        axes.grid(alpha=0.25)
+        axes.legend(loc="lower right", fontsize="small", handlelength=2.5, framealpha=1)
+    panels[0].set_ylabel(f"samples at rest, to {found.tolerance:g} (%)")
+    panels[0].set_ylim(0, 103)
+    write_png(figure, path, title, dpi=_DPI)
+
+
+def _draw_shares(axes: Axes, phases: Sequence[PhaseSteps], others: Sequence[int]) -> None:
+    """Of every phase, how many of the samples come to rest within so many steps."""
+    largest = [phase.largest or 0 for phase in phases]
+    # Samples that never rest hold the line down as far as anybody looked.
+    searched = [phase.most for phase in phases if phase.restless]
+    end = 1.06 * max((*largest, *searched, *others))
+    for index, phase in enumerate(phases):
+        resting = phase.steps[phase.steps.isfinite()].sort().values.tolist()
+        shares = [100 * (rank + 1) / len(phase.steps) for rank in range(len(resting))]
+        reached = shares[-1] if shares else 0
+        at = (0.0, *resting, float(phase.most) if phase.restless else end)
+        name = phase.phase.replace("(beta ", "(β = ").replace("-", "−")
+        axes.step(
+            at,
+            (0.0, *shares, reached),
+            where="post",
+            color=COLOURS[index],
+            linestyle=STYLES[index],
+            linewidth=1.8,
+            label=f"{name}, {len(phase.steps)} test samples",
+        )
+    axes.set_xlim(0, end)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _mark_choice(axes: Axes, symbol: str, least: int | None, given: int, share: str) -> None:
+    """Lines at the chosen number of steps and at the one given."""
+    if least is not None:
+        same = ", and the run's" if least == given else ""
+        said = f"{symbol} = {least}, the least for {share}{same}"
+        axes.axvline(least, color=COLOURS[2], linewidth=1.2, zorder=1.5, label=said)
+    if least != given:
+        said = f"{symbol} = {given}, the run's"
+        axes.axvline(given, color="0.25", linewidth=1.2, linestyle=":", zorder=1.5, label=said)

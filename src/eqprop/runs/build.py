@@ -7,6 +7,7 @@ from functools import partial
 from inspect import Parameter, signature
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from eqprop.core.costs import Cost
@@ -91,6 +92,8 @@ def build_network(
     with enough_for(experiment), torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         connections = _connections(experiment, input_shape, classes)
+        if experiment.output_bias is not None:
+            _bias(connections[-1]).data.fill_(experiment.output_bias)
         network: LayeredNetwork
         if experiment.network == "prototypical":
             network = PrototypicalNetwork(
@@ -135,6 +138,12 @@ def _connections(
     return untied(connections, experiment.weight_angle)
 
 
+def _bias(connection: Connection) -> Tensor:
+    """Of the way up."""
+    (bias,) = (p for name, p in connection.named_parameters() if name.split(".")[-1] == "bias")
+    return bias
+
+
 def build_cost(experiment: Experiment) -> Cost:
     """ℓ."""
     return COSTS.load(experiment.cost)()
@@ -171,8 +180,11 @@ def build_estimator(experiment: Experiment, optimizer: torch.optim.Optimizer) ->
 
 def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.optim.Optimizer:
     """The optimizer, with one learning rate per layer."""
-    groups = network.parameter_groups(experiment.learning_rates)
-    return torch.optim.Adam(groups) if experiment.optimizer == "adam" else torch.optim.SGD(groups)
+    groups = network.parameter_groups(experiment.learning_rates, backward=experiment.backward_rate)
+    if experiment.optimizer == "adam":
+        # Fused: one pass over the weights instead of a dozen.
+        return torch.optim.Adam(groups, fused=True)
+    return torch.optim.SGD(groups)
 
 
 def build_scheduler(

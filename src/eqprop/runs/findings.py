@@ -17,6 +17,7 @@ from eqprop.analysis.convergence import (
     step_counts,
 )
 from eqprop.analysis.images import WeightImages, weight_images
+from eqprop.analysis.settling_steps import SettlingSteps, settling_steps
 from eqprop.core.stepping import trajectory
 from eqprop.data.dataset import Split, one_hot
 from eqprop.errors import ConfigurationError
@@ -24,13 +25,17 @@ from eqprop.runs.build import build_cost
 from eqprop.runs.out_of_memory import enough_memory
 from eqprop.runs.trained import TrainedRun
 
-__all__ = ["Findings", "look", "look_steps"]
+__all__ = ["Findings", "look", "look_steps", "settle_samples", "settle_ticks"]
 
 _WATCHED = 100
 """Samples of the mini-batch whose convergence is shown."""
 
 _AT_ONCE = 500
 """Samples that settle at once, as many as where the error is measured."""
+
+_SETTLED = 500
+"""Test samples whose steps until rest are counted, so many at once as take the caches well."""
+_SETTLED_AT_ONCE = 100
 
 
 @final
@@ -46,6 +51,7 @@ class Findings:
         residual: how the first test samples come to rest.
         watched: how many they are.
         by_step: the error, had the free phase been shorter or longer.
+        settling: how many steps the samples take to come to rest.
     """
 
     images: tuple[WeightImages, ...]
@@ -56,6 +62,7 @@ class Findings:
     residual: ResidualByStep
     watched: int
     by_step: ErrorByStep
+    settling: SettlingSteps
 
     def to_json(self) -> dict[str, Any]:
         """Of the weights and of the states of hidden layers the scale alone.
@@ -99,7 +106,46 @@ class Findings:
                 "outputs": self.outputs.tolist(),
             },
             "steps": asdict(self.by_step),
+            "settling": self.settling.to_json(),
         }
+
+
+def settle_ticks(run: TrainedRun) -> int:
+    """How often :func:`settle_samples` tells of its progress."""
+    phases = 3 if run.experiment.nudging == "symmetric" else 2
+    return phases * -(-min(_SETTLED, len(run.data.test)) // _SETTLED_AT_ONCE)
+
+
+def settle_samples(
+    run: TrainedRun, tolerance: float, most: int, tick: Callable[[str], None] = lambda _: None
+) -> SettlingSteps:
+    """Count the steps that the first 500 test samples take to come to rest.
+
+    Args:
+        run: the network, its data, and the β to look with.
+        tolerance: at rest no unit moves by more than this, times ε, in one step.
+        most: how many steps a sample may take in a phase.
+        tick: called whenever a mini-batch took a phase, with what is being computed.
+
+    Raises:
+        NonFiniteError: a state stopped being finite.
+        Failure: the memory is too small.
+    """
+    experiment, test = run.experiment, run.data.test
+    x, labels = test.images[:_SETTLED], test.labels[:_SETTLED]
+    with enough_memory(f"{len(x)} test samples", experiment.device):
+        return settling_steps(
+            run.network,
+            x,
+            one_hot(labels, run.data.classes, x.dtype),
+            beta=experiment.beta,
+            most=most,
+            tolerance=tolerance,
+            symmetric=experiment.nudging == "symmetric",
+            cost=build_cost(experiment),
+            batch_size=_SETTLED_AT_ONCE,
+            tick=tick,
+        )
 
 
 def look_steps(run: TrainedRun, test_samples: int) -> int:
@@ -111,7 +157,11 @@ def look_steps(run: TrainedRun, test_samples: int) -> int:
 
 @torch.no_grad()
 def look(
-    run: TrainedRun, sample: int, test_samples: int, tick: Callable[[str], None] = lambda _: None
+    run: TrainedRun,
+    sample: int,
+    test_samples: int,
+    settling: SettlingSteps,
+    tick: Callable[[str], None] = lambda _: None,
 ) -> Findings:
     """Look at a trained network.
 
@@ -119,6 +169,7 @@ def look(
         run: the network, its data, and the T, K and β to look with.
         sample: the number of the test sample to look at.
         test_samples: how many test samples to measure the error on; 0 means all.
+        settling: what :func:`settle_samples` found, to be kept with the rest.
         tick: called whenever a mini-batch took a step, with what is being computed.
 
     Raises:
@@ -160,6 +211,7 @@ def look(
                 batch_size=_AT_ONCE,
                 tick=tick,
             ),
+            settling,
         )
 
 

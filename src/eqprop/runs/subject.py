@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from eqprop.analysis.settling_steps import SettlingSteps, settling_steps
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel
 from eqprop.data.dataset import Dataset, one_hot
@@ -26,6 +27,23 @@ class Subject:
     model: ConvergentModel
     cost: Cost
     batches: list[tuple[Tensor, Tensor]]
+
+    def settling(self, settings: TheoremSettings, tolerance: float) -> SettlingSteps:
+        """How many steps the samples of all mini-batches take to come to rest.
+
+        Raises:
+            NonFiniteError: a state stopped being finite.
+        """
+        return settling_steps(
+            self.model,
+            torch.cat([x for x, _ in self.batches]),
+            torch.cat([target for _, target in self.batches]),
+            beta=settings.beta,
+            most=settings.looked_for,
+            tolerance=tolerance,
+            symmetric=settings.nudging == "symmetric",
+            cost=self.cost,
+        )
 
 
 def toy_subject(settings: TheoremSettings) -> Subject:

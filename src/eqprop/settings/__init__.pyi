@@ -8,7 +8,7 @@ from .fields import each as each
 from .fields import kind_of as kind_of
 from .fields import nonzero as nonzero
 from .fields import number as number
-from .fields import option_of as option_of
+from .fields import options_of as options_of
 from .fields import setting as setting
 from .fields import whole as whole
 from .presets import PRESETS as PRESETS

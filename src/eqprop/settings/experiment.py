@@ -67,6 +67,13 @@ class Experiment(Settings):
         allowed=number("a finite number > 0", lambda x: x > 0),
     )
     clip: bool = _network(True, "keep the states of real-time dynamics in [0, 1]")
+    output_bias: float | None = _network(
+        None,
+        "where the biases of the output layer start; none draws them like the others. Units that "
+        "hard-sigmoid clips at 0 pass no gradient to bptt and rbp, which 0.3 avoids",
+        allowed=number("a finite number, or none", lambda _: True),
+        since="0.1",
+    )
     weight_angle: float | None = _network(
         None,
         "untie the backward from the forward weights, at first so many degrees (0 to 180) away; "
@@ -90,14 +97,22 @@ class Experiment(Settings):
     )
     tolerance: float | None = _estimator(
         None,
-        "end a phase once no unit moves by more than this in a step",
+        "let every sample end a phase where no unit of it moves by more than this in a step, such "
+        "as 0.01; T and K are then the most steps it may take; none takes T and K",
         allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
+        flag="settle",
     )
     optimizer: Literal["sgd", "adam"] = _optimisation("sgd", "how weights follow")
     learning_rates: tuple[float, ...] = _optimisation(
         (0.1, 0.05),
         "one per layer, input side first",
         allowed=each("numbers from 0 to 1e30", lambda x: 0 <= x <= 1e30),
+    )
+    backward_rate: float = _optimisation(
+        1.0,
+        "by how much faster (or slower, below 1) the backward weights of untied connections learn",
+        allowed=number("a finite number >= 0", lambda x: x >= 0),
+        since="0.1",
     )
     schedule: Literal["constant", "cosine"] = _optimisation(
         "constant", "learning rates as given, or falling to 0 like half a cosine", since="0.1"

@@ -41,7 +41,7 @@ __all__ = [
     "kind_of",
     "nonzero",
     "number",
-    "option_of",
+    "options_of",
     "setting",
     "whole",
 ]
@@ -104,6 +104,7 @@ def setting(
     since: str | None = None,
     metavar: str | None = None,
     shown: str | None = None,
+    flag: str | None = None,
 ) -> Any:
     """A field of :class:`Settings`.
 
@@ -117,9 +118,10 @@ def setting(
             had its default.
         metavar: what ``--help`` calls its value.
         shown: what ``--help`` calls its default.
+        flag: another name it has on the command line, which ``--help`` lists first.
     """
     metadata = {"help": help, "allowed": allowed, "choices": choices, "group": group}
-    metadata |= {"since": since, "metavar": metavar, "shown": shown}
+    metadata |= {"since": since, "metavar": metavar, "shown": shown, "flag": flag}
     return field(default=default, metadata=metadata)
 
 
@@ -271,7 +273,7 @@ class Settings:
         An option of several values takes all words that follow it, up to the next option: what is
         no option belongs before it.
         """
-        option = option_of(name)
+        option = options_of(cls.__dataclass_fields__[name])[0]
         if isinstance(value, bool):
             return [option if value else f"--no-{option[2:]}"]
         if isinstance(value, tuple):
@@ -279,9 +281,10 @@ class Settings:
         return [f"{option}={'none' if value is None else value}"]
 
 
-def option_of(name: str) -> str:
-    """What a setting is called on the command line."""
-    return f"--{name.replace('_', '-')}"
+def options_of(of: Field[Any]) -> list[str]:
+    """What a setting is called on the command line; the first name is the one to use."""
+    names = [of.name] if of.metadata["flag"] is None else [of.metadata["flag"], of.name]
+    return [f"--{name.replace('_', '-')}" for name in names]
 
 
 def _value(item: type, word: Any) -> Any:

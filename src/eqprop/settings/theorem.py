@@ -44,6 +44,17 @@ class TheoremSettings(Settings):
     nudged_steps: int = setting(
         20, "K, steps of the nudged phase, and of BPTT; at most T", allowed=whole(1)
     )
+    tolerance: float | None = setting(
+        None,
+        "choose the least T and K with which 99 % of the samples come to rest, no unit of them "
+        "moving by more than this in a step, such as 1e-6; K is added to T, as the last K free "
+        "steps are to be at rest; a T or K that is given is taken all the same",
+        allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
+        flag="settle",
+    )
+    most_steps: int | None = setting(
+        None, "the most steps in which to look for T, and for K", allowed=whole(1), shown="3 T"
+    )
     beta: float = setting(
         0.01,
         "β, strength of the nudge, of either sign",
@@ -85,6 +96,11 @@ class TheoremSettings(Settings):
             self.nudged_steps <= self.free_steps,
             f"at most free_steps = {self.free_steps}, as BPTT goes through the last of them",
         )
+
+    @property
+    def looked_for(self) -> int:
+        """The most steps in which to look for T and K."""
+        return self.most_steps or 3 * self.free_steps
 
     @property
     def curve(self) -> tuple[float, ...]:

@@ -6,3 +6,6 @@ from .evaluation import predict as predict
 from .loop import Metrics as Metrics
 from .loop import Running as Running
 from .loop import train as train
+from .settled import AT_REST as AT_REST
+from .settled import Settled as Settled
+from .settled import Tally as Tally

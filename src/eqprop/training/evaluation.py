@@ -9,7 +9,9 @@ from torch import Tensor
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel
 from eqprop.core.phases import relax
+from eqprop.core.settling import two_cycles
 from eqprop.data.dataset import Split, one_hot
+from eqprop.training.settled import AT_REST, Tally
 
 __all__ = ["Evaluation", "evaluate", "predict"]
 
@@ -24,12 +26,22 @@ class Evaluation:
         loss: mean cost.
         samples: how many were looked at.
         residual: max |s_T − s_{T−1}| at the end of the free phase, over all samples, per layer.
+        steps: the mean number of transitions of the free phase.
+        most_steps: the largest.
+        restless: samples whose free phase did not come to rest, in %; without a tolerance, to
+            :data:`~eqprop.training.settled.AT_REST`.
+        cycling: those among them that go to and fro between two states, in % of all samples, see
+            :func:`~eqprop.core.settling.two_cycles`.
     """
 
     error: float
     loss: float
     samples: int
     residual: tuple[float, ...]
+    steps: float
+    most_steps: int
+    restless: float
+    cycling: float
 
 
 @torch.no_grad()
@@ -54,7 +66,8 @@ def evaluate(
 
     Args:
         free_steps: T.
-        tolerance: end a free phase early, see :func:`~eqprop.core.phases.relax`.
+        tolerance: let every sample end its free phase where it rests, see
+            :func:`~eqprop.core.phases.relax`.
         cost: ℓ; the squared error if not given.
         batch_size: how many samples settle at once; the result does not depend on it, but for
             rounding.
@@ -63,11 +76,26 @@ def evaluate(
     wrong = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     worst: tuple[float, ...] = ()
+    tally, cycling = Tally(model.epsilon), 0
     for x, labels in split.batches(batch_size):
-        free = relax(model, x, free_steps, tolerance=tolerance)
+        drive = model.drive(x)
+        free = relax(model, x, free_steps, drive=drive, tolerance=tolerance)
         output = free.state[-1]
         wrong += (output.argmax(1) != labels).sum()
         loss += cost(output, one_hot(labels, output.shape[1], output.dtype)).sum()
         worst = tuple(map(max, worst, free.residual)) if worst else free.residual
-    samples = len(split)
-    return Evaluation(100 * wrong.item() / samples, loss.item() / samples, samples, worst)
+        tally.add(free)
+        limit = AT_REST * model.epsilon if free.limit is None else free.limit
+        if max(free.residual) > limit:
+            cycling += int((two_cycles(model, drive, free, limit) & ~free.rests(limit)).sum())
+    samples, settled = len(split), tally.settled()
+    return Evaluation(
+        error=100 * wrong.item() / samples,
+        loss=loss.item() / samples,
+        samples=samples,
+        residual=worst,
+        steps=settled.steps if settled else 0.0,
+        most_steps=settled.most if settled else 0,
+        restless=settled.restless if settled else 0.0,
+        cycling=100 * cycling / samples,
+    )

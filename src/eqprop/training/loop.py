@@ -18,6 +18,7 @@ from eqprop.data.augmentation import Augmentation
 from eqprop.data.dataset import Dataset
 from eqprop.estimators.estimator import Estimator
 from eqprop.training.evaluation import evaluate
+from eqprop.training.settled import Tally
 
 __all__ = ["Metrics", "Running", "train"]
 
@@ -37,6 +38,16 @@ class Metrics:
         seconds: wall-clock time of the epoch, its evaluation included.
         weight_angles: Ψ between the forward and the backward weights after the epoch, in degrees,
             one per untied connection, input side first.
+        free_steps: the mean number of transitions the training samples took in their free phases.
+        most_free_steps: the largest.
+        nudged_steps: the mean number of those of all nudged phases; none without any.
+        most_nudged_steps: the largest.
+        restless: training samples whose free phase did not come to rest, in %; without a
+            tolerance, to :data:`~eqprop.training.settled.AT_REST`.
+        nudged_restless: the same of all nudged phases, to min(1, |β|) times that; a K that was
+            chosen to cut them short leaves many. None without any.
+        test_restless: the same of the test samples, after the epoch.
+        test_cycling: test samples that go to and fro between two states instead, in %.
     """
 
     epoch: int
@@ -46,6 +57,14 @@ class Metrics:
     test_loss: float
     seconds: float
     weight_angles: tuple[float, ...] = ()
+    free_steps: float | None = None
+    most_free_steps: int | None = None
+    nudged_steps: float | None = None
+    most_nudged_steps: int | None = None
+    restless: float | None = None
+    nudged_restless: float | None = None
+    test_restless: float | None = None
+    test_cycling: float | None = None
 
 
 @final
@@ -102,16 +121,20 @@ def train(
     images = data.train.images
     targets = torch.eye(data.classes, dtype=images.dtype, device=images.device)
     batches = -(-len(data.train) // batch_size)
+    learns = True
     for epoch in range(done + 1, epochs + 1):
         started = time.perf_counter()
         wrong = torch.zeros((), dtype=torch.int64, device=targets.device)
         loss = torch.zeros((), dtype=torch.float64, device=targets.device)
         samples = 0
+        free = Tally(model.epsilon)
+        nudged = Tally(model.epsilon, getattr(estimator, "beta", 1.0))
         for batch, (x, labels) in enumerate(data.train.batches(batch_size, generator), 1):
             if augmentation is not None:
                 x = augmentation(x, generator)
             target = targets[labels]
-            optimizer.zero_grad()
+            if learns:
+                optimizer.zero_grad()
             try:
                 estimate = estimator(model, x, target, generator)
             except NonFiniteError:
@@ -119,7 +142,11 @@ def train(
                 # continual updates in those of its own.
                 _require_finite(model, f"in mini-batch {batch} of epoch {epoch}")
                 raise
-            optimizer.step()
+            # Where the estimator has taken the step itself, there is nothing left to do.
+            held = (p for group in optimizer.param_groups for p in group["params"])
+            learns = scheduler is not None or any(p.grad is not None for p in held)
+            if learns:
+                optimizer.step()
             if scheduler is not None:
                 scheduler.step()
             with torch.no_grad():
@@ -127,6 +154,9 @@ def train(
                 wrong += (output.argmax(1) != labels).sum()
                 loss += estimator.cost(output, target).sum()
             samples += len(labels)
+            free.add(estimate.free)
+            for phase in estimate.nudged:
+                nudged.add(phase)
             if on_batch is not None:
                 on_batch(Running(epoch, batch, batches, wrong, samples))
         _require_finite(model, f"at the end of epoch {epoch}")
@@ -137,6 +167,7 @@ def train(
             tolerance=estimator.tolerance,
             cost=estimator.cost,
         )
+        freely, pulled = free.settled(), nudged.settled()
         yield Metrics(
             epoch=epoch,
             train_error=100 * wrong.item() / samples,
@@ -145,6 +176,14 @@ def train(
             test_loss=test.loss,
             seconds=time.perf_counter() - started,
             weight_angles=tuple(getattr(model, "weight_angles", ())),
+            free_steps=freely and freely.steps,
+            most_free_steps=freely and freely.most,
+            nudged_steps=pulled and pulled.steps,
+            most_nudged_steps=pulled and pulled.most,
+            restless=freely and freely.restless,
+            nudged_restless=pulled and pulled.restless,
+            test_restless=test.restless,
+            test_cycling=test.cycling,
         )
 
 

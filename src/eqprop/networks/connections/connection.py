@@ -38,7 +38,7 @@ https://arxiv.org/abs/2005.04168.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -125,6 +125,26 @@ class Connection(nn.Module, ABC):
         with torch.enable_grad():
             mean = self.contrast(change).mean() * scale
         return parameter_gradients(self, (mean,))
+
+    def gradients_of(
+        self, names: Collection[str], change: Change, scale: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Those of :meth:`contrast_gradients` by these names: by autograd where its explicit rule
+        does not know what a weight is made of. Absent where the contrast depends on none."""
+        found = self.contrast_gradients(change, scale) if names else {}
+        if not found.keys() >= set(names):
+            found = Connection.contrast_gradients(self, change, scale) | found
+        return {name: found[name] for name in names if name in found}
+
+    def learn(self, change: Change, scale: float, rates: Mapping[str, float]) -> None:
+        """θ ← θ + η · scale · ∂/∂θ of the batch mean of :meth:`contrast`, in place.
+
+        Args:
+            rates: η, by parameter name; the others stay.
+        """
+        parameters = dict(self.named_parameters())
+        for name, gradient in self.gradients_of(rates.keys(), change, scale).items():
+            parameters[name].add_(gradient, alpha=rates[name])
 
     def tangent_kernel(self, lower: Tensor, rates: Mapping[str, float]) -> Tensor | None:
         """K, (B, B): when θ moves by η ⊙ ∂/∂θ ⟨m, up(l)⟩ for any m, up(l) moves by K m.

@@ -55,15 +55,35 @@ class Dense(ExplicitConnection):
         return received if onto is None else onto + received
 
     def contrast_gradients(self, change: Change, scale: float = 1.0) -> dict[str, Tensor]:
+        upper, lower, moved = self._factors(change, scale)
+        return {"weight": upper.t() @ lower, "bias": moved.sum(0)}
+
+    def learn(self, change: Change, scale: float, rates: Mapping[str, float]) -> None:
+        if rates.keys() - {"weight", "bias"}:
+            super().learn(change, scale, rates)
+            return
+        # Straight into the weights: a gradient of its own would be written, read, and thrown away.
+        upper, lower, moved = self._factors(change, scale)
+        if "weight" in rates:
+            self.weight.addmm_(upper.t(), lower, alpha=rates["weight"])
+        if "bias" in rates:
+            self.bias.add_(moved.sum(0), alpha=rates["bias"])
+
+    def _factors(self, change: Change, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        """u and l whose product uᵀ l is the gradient of the weight, and that of the bias by sample.
+
+        u′ l′ᵀ − u lᵀ = (u′ − u) l′ᵀ + u (l′ − l)ᵀ: no difference of two large products, and both
+        in one pass over the weight.
+        """
         (lower_before, upper_before), (lower_after, upper_after) = change.before, change.after
         # The scale goes into the states: multiplying the gradient would be another pass over it.
         scale /= len(upper_after)
-        gradients = self.up_gradients(lower_after, (upper_after - upper_before) * scale)
-        if lower_after is not lower_before:
-            # u′ l′ᵀ − u lᵀ = (u′ − u) l′ᵀ + u (l′ − l)ᵀ: no difference of two large products.
-            nearby = (lower_after - lower_before).flatten(1) * scale
-            gradients["weight"].addmm_(upper_before.t(), nearby)
-        return gradients
+        moved = (upper_after - upper_before) * scale
+        if lower_after is lower_before:
+            return moved, lower_after.flatten(1), moved
+        nearby = (lower_after - lower_before).flatten(1) * scale
+        upper = torch.cat((moved, upper_before))
+        return upper, torch.cat((lower_after.flatten(1), nearby)), moved
 
     def up_gradients(self, lower: Tensor, upper: Tensor) -> dict[str, Tensor]:
         return {"weight": upper.t() @ lower.flatten(1), "bias": upper.sum(0)}

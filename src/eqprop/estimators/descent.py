@@ -1,0 +1,42 @@
+"""Plain gradient descent, seen through: a learning rule may take its step itself.
+
+What an optimizer does with a gradient is its own affair, but for the plainest, θ ← θ − η · gradient
+and nothing else. There a learning rule can move the weights in one pass over them, without writing
+down a gradient that would be read once and thrown away; and steps within a phase may be summed.
+"""
+
+import torch
+
+from eqprop.core.models import ConvergentModel
+
+__all__ = ["is_plain_descent", "learning_rates"]
+
+
+def is_plain_descent(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of the optimizer is θ ← θ − η · gradient and nothing else."""
+    # Hooks clip gradients, or weights: what they do after every step cannot be left out.
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return (
+        type(optimizer) is torch.optim.SGD
+        and not hooks
+        and not any(
+            group["momentum"] or group["weight_decay"] or group["maximize"]
+            for group in optimizer.param_groups
+        )
+    )
+
+
+def learning_rates(model: ConvergentModel, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """η by the names of the parameters that learn.
+
+    Raises:
+        ValueError: the optimizer holds none of the model's parameters.
+    """
+    rates = {id(p): float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+    if not any(id(p) in rates for p in model.parameters()):
+        raise ValueError("optimizer: expected one of the model's parameters, got one of others")
+    return {
+        name: rates[id(p)]
+        for name, p in model.named_parameters()
+        if p.requires_grad and id(p) in rates
+    }

@@ -1,0 +1,63 @@
+"""When samples do not settle: what that means for what they teach, and what to do."""
+
+from eqprop.settings.experiment import Experiment
+from eqprop.training.loop import Metrics
+from eqprop.training.settled import AT_REST
+
+__all__ = ["settling_doubts", "settling_warning"]
+
+_MANY = 5.0
+"""In %: beyond it, what does not settle is no longer a matter of single samples."""
+
+
+def settling_doubts(experiment: Experiment, metrics: Metrics) -> frozenset[str]:
+    """What makes the gradient of an epoch doubtful: ``restless`` samples, or ``cycling`` ones.
+
+    Learning rules take the difference of the nudged and the free state for an effect of the nudge.
+    Where the free phase has not ended, the rest of it is in that difference too, for more than a
+    few training samples: ``restless``. It cancels between two opposite nudges of the same number of
+    steps, and backpropagation through time is exact for the steps taken.
+
+    States that go to and fro, of more than a few test samples, are nobody's steady state, whatever
+    the estimator: ``cycling``.
+    """
+    # Opposite nudges are those of estimators that have any: others take no notice of the setting.
+    nudged = metrics.nudged_steps is not None
+    opposite = experiment.nudging == "symmetric" and nudged and experiment.tolerance is None
+    found = set[str]()
+    if (metrics.restless or 0.0) > _MANY and not opposite and experiment.estimator != "bptt":
+        found.add("restless")
+    if (metrics.test_cycling or 0.0) > _MANY:
+        found.add("cycling")
+    return frozenset(found)
+
+
+def settling_warning(experiment: Experiment, metrics: Metrics) -> str:
+    """A line about the doubts of an epoch, and what to do; nothing where there are none."""
+    doubts = settling_doubts(experiment, metrics)
+    if not doubts:
+        return ""
+    cycling, unrest = metrics.test_cycling or 0.0, metrics.test_restless or 0.0
+    said = []
+    if "restless" in doubts:
+        tolerance = AT_REST if experiment.tolerance is None else experiment.tolerance
+        epsilon = experiment.epsilon if experiment.network == "real-time" else 1.0
+        said.append(
+            f"{metrics.restless:.0f} % of the training samples did not come to rest within T = "
+            f"{experiment.free_steps} steps (to {tolerance * epsilon:g} in a step), and what is "
+            "left of their free phase spoils the gradient"
+        )
+    if cycling:
+        said.append(
+            f"{cycling:.1f} % of the test samples go to and fro between two states (two-cycles)"
+        )
+    remedies = ["smaller learning rates"]
+    if experiment.updates == "synchronous":
+        remedies.insert(0, "--updates alternating")
+    # More steps are of no use to what only goes to and fro.
+    if 2 * cycling <= unrest:
+        remedies.append(f"--free-steps beyond {experiment.free_steps}")
+        if experiment.network == "real-time":
+            remedies.append("a larger --epsilon")
+    *others, last = remedies
+    return f"{'; '.join(said)}; try {' or '.join(filter(None, (', '.join(others), last)))}"

@@ -1,0 +1,63 @@
+"""How the phases of many mini-batches came to rest, in a few numbers."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from eqprop.core.settling import Relaxation
+
+__all__ = ["AT_REST", "Settled", "Tally"]
+
+AT_REST = 1e-2
+"""What counts as rest, in units of a state of [0, 1], where no tolerance was asked for."""
+
+
+@final
+@dataclass(frozen=True)
+class Settled:
+    """Of all samples, or of none.
+
+    Attributes:
+        steps: the mean number of transitions they took.
+        most: the largest.
+        restless: the share of those that did not come to rest, in %.
+    """
+
+    steps: float
+    most: int
+    restless: float
+
+
+@final
+class Tally:
+    """Collects relaxations; all that is computed of them is computed at the end.
+
+    Args:
+        epsilon: the time step ε of the model.
+        beta: that of nudged phases. As with a tolerance, rest is then in proportion to min(1, |β|).
+    """
+
+    def __init__(self, epsilon: float = 1.0, beta: float = 1.0) -> None:
+        self._limit = AT_REST * epsilon * min(1.0, abs(beta))
+        self._steps: list[Tensor] = []
+        self._moved: dict[float, list[Tensor]] = {}
+
+    def add(self, relaxation: Relaxation) -> None:
+        """Another mini-batch; nothing is computed, and nothing but a few numbers a sample kept."""
+        limit = self._limit if relaxation.limit is None else relaxation.limit
+        self._steps.append(relaxation.steps)
+        self._moved.setdefault(limit, []).append(relaxation.moved)
+
+    @torch.no_grad()
+    def settled(self) -> Settled | None:
+        """What was found; none if nothing was added."""
+        if not self._steps:
+            return None
+        steps = torch.cat(self._steps)
+        resting = sum(
+            int((torch.cat(moved) <= limit).all(1).sum()) for limit, moved in self._moved.items()
+        )
+        count = len(steps)
+        return Settled(int(steps.sum()) / count, int(steps.max()), 100 * (count - resting) / count)
