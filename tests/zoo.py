@@ -148,7 +148,7 @@ class Contracting(VectorFieldModel):
         return hidden + rate * (state[0] - hidden), output + rate * (state[1] - output)
 
 
-def to_and_fro(updates: Updates = "synchronous") -> LayeredNetwork:
+def to_and_fro(updates: Updates = "synchronous") -> PrototypicalNetwork:
     """h ← clip(1 − 2 o), o ← clip(1 − 2 h): at once, from (0, 0) to (1, 1) and back for ever.
 
     In turn o goes first, and (0, 1) is steady. x is (B, 1), and plays no part.

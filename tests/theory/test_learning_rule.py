@@ -49,13 +49,13 @@ class Gain(LayeredNetwork):
         return self.gain * (1 - rate.square()) * current
 
 
-def again(*chain: Any) -> LayeredNetwork:
+def network_of(*chain: Any) -> LayeredNetwork:
     return PrototypicalNetwork(list(chain), "tanh")
 
 
 def shared_from_the_input() -> LayeredNetwork:
     first, last = dense(4, 4, 3)
-    return again(first, first, last)
+    return network_of(first, first, last)
 
 
 def one_weight_of_two() -> LayeredNetwork:
@@ -63,7 +63,7 @@ def one_weight_of_two() -> LayeredNetwork:
     first, second, last = dense(4, 4, 4, 3)
     assert isinstance(first, Dense)
     second.weight = first.weight  # pyright: ignore[reportAttributeAccessIssue]
-    return again(first, second, last)
+    return network_of(first, second, last)
 
 
 def normed() -> LayeredNetwork:
@@ -71,7 +71,7 @@ def normed() -> LayeredNetwork:
     chain = dense(4, 6, 5, 3)
     for connection in chain[:2]:
         nn.utils.parametrizations.weight_norm(connection)
-    return again(*chain)
+    return network_of(*chain)
 
 
 def pooling_chain(pooling: Any) -> list[TiedConnection]:
@@ -81,7 +81,7 @@ def pooling_chain(pooling: Any) -> list[TiedConnection]:
 
 
 def pooled(pooling: Any) -> LayeredNetwork:
-    return again(*pooling_chain(pooling))
+    return network_of(*pooling_chain(pooling))
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -91,10 +91,10 @@ MODELS: dict[str, Callable[[], Any]] = {
     "single": lambda: PrototypicalNetwork(dense(4, 3)),
     "untied": lambda: PrototypicalNetwork(untied(dense(4, 6, 5, 3), 45.0)),
     "untied real-time": lambda: RealTimeNetwork(untied(dense(4, 6, 3), 45.0), "tanh"),
-    "untied convolutions": lambda: again(*untied(pooling_chain("max"), 30.0)),
+    "untied convolutions": lambda: network_of(*untied(pooling_chain("max"), 30.0)),
     "max-pooling": lambda: pooled("max"),
     "average pooling": lambda: pooled("average"),
-    "coupling alone": lambda: again(*dense(4, 6), Gated(6), Dense(6, 3)),
+    "coupling alone": lambda: network_of(*dense(4, 6), Gated(6), Dense(6, 3)),
     "gain": Gain,
     "shared from the input": shared_from_the_input,
     "one weight of two": one_weight_of_two,
@@ -160,21 +160,17 @@ def test_it_leaves_alone_what_has_no_rate_or_is_frozen(
 ) -> None:
     x, _ = batch
     names = [name for name, _ in model.named_parameters()]
-    for nth, left_out in enumerate(names):
-        trained, expected = copy.deepcopy(model), copy.deepcopy(model)
-        before, states = values(model), drawn_states(model, x)
-        rates = {name: 0.2 for name in names if name != left_out}
-        for network in (trained, expected):
-            network.get_parameter(left_out).requires_grad_(nth % 2 == 0)
-        if nth % 2:
-            # Frozen is frozen, whatever the rates say.
-            rates[left_out] = 0.2
-        trained.learning_rule(x, rates)(*states, 0.7)
-        if rates.keys() - {left_out}:
-            del_frozen = {name: rate for name, rate in rates.items() if name != left_out}
-            by_optimizer(expected, x, states, 0.7, del_frozen)
-        agree(trained, expected)
-        assert moved(trained, before) == set(names) - {left_out}
+    for left_out in names:
+        others = {name: 0.2 for name in names if name != left_out}
+        # Frozen is frozen, whatever the rates say.
+        for rates, frozen in ((others, False), (others | {left_out: 0.2}, True)):
+            trained, expected = copy.deepcopy(model), copy.deepcopy(model)
+            before, states = values(model), drawn_states(model, x)
+            trained.get_parameter(left_out).requires_grad_(not frozen)
+            trained.learning_rule(x, rates)(*states, 0.7)
+            by_optimizer(expected, x, states, 0.7, others)
+            agree(trained, expected)
+            assert moved(trained, before) == set(others)
 
 
 @given(

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import pytest
 import torch
@@ -673,3 +673,24 @@ def test_images_whose_channels_lie_last_settle_to_the_same() -> None:
     assert torch.equal(found[0].steps, found[1].steps)
     for one, other in zip(found[0].state, found[1].state, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("nudging", ["one-sided", "random-sign"])
+def test_a_weak_one_sided_nudge_does_not_magnify_what_is_left_of_the_free_phase(
+    nudging: Literal["one-sided", "random-sign"],
+) -> None:
+    """The free phase counts 1/β times: settled to tolerance · β, its share does not depend on β."""
+    torch.manual_seed(0)
+    model = PrototypicalNetwork(dense(4, 6, 5, 3)).double()
+    x, target = torch.randn(7, 4).double(), torch.rand(7, 3).double()
+    errors = []
+    for beta in (1e-1, 1e-3):
+        found = []
+        for tolerance in (1e-13, 1e-4):
+            model.zero_grad()
+            generator = torch.Generator().manual_seed(0)
+            estimator = EquilibriumPropagation(500, 500, beta, nudging, tolerance)
+            estimator(model, x, target, generator)
+            found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # pyright: ignore
+        errors.append(float((found[1] - found[0]).norm() / found[0].norm()))
+    assert errors[1] < 3 * errors[0]

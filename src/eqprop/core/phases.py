@@ -19,7 +19,13 @@ from eqprop.core.nudging import Nudge
 from eqprop.core.settling import Relaxation, settle
 from eqprop.core.stepping import movement, transitions
 
-__all__ = ["nudged_phase", "relax", "require_steps", "require_tolerance"]
+__all__ = [
+    "nudged_phase",
+    "relative_tolerance",
+    "relax",
+    "require_steps",
+    "require_tolerance",
+]
 
 
 def relax(
@@ -124,12 +130,17 @@ def nudged_phase(
         state=free,
         nudge=nudge,
         drive=drive,
-        tolerance=None if tolerance is None else tolerance * min(1.0, abs(nudge.beta)),
+        tolerance=relative_tolerance(tolerance, nudge.beta),
         least=_arrival(model),
         check_every=check_every,
         update=update,
         phase=nudge.phase,
     )
+
+
+def relative_tolerance(tolerance: float | None, beta: float) -> float | None:
+    """tolerance · min(1, |β|): of whatever counts 1/β times in what is learnt."""
+    return None if tolerance is None else tolerance * min(1.0, abs(beta))
 
 
 def _arrival(model: ConvergentModel) -> int:

@@ -30,7 +30,13 @@ from torch import Tensor
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, LearningRule, State
 from eqprop.core.nudging import Nudge, require_beta
-from eqprop.core.phases import nudged_phase, relax, require_steps, require_tolerance
+from eqprop.core.phases import (
+    nudged_phase,
+    relative_tolerance,
+    relax,
+    require_steps,
+    require_tolerance,
+)
 from eqprop.core.powers import DefersUpdates
 from eqprop.estimators.descent import is_plain_descent, learning_rates
 from eqprop.estimators.estimator import Estimate, Estimator, random_sign
@@ -58,7 +64,8 @@ class ContinualEP(Estimator):
         beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one.
         nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch.
         tolerance: let every sample end its free phase where it rests, see
-            :func:`~eqprop.core.phases.relax`. The nudged phase has K steps for all: while the
+            :func:`~eqprop.core.phases.relax`, to tolerance · min(1, |β|), as what is left of it
+            counts 1/β times. The nudged phase has K steps for all: while the
             weights move, which all samples share, none has a state of its own to come to.
         cost: ℓ.
 
@@ -100,7 +107,8 @@ class ContinualEP(Estimator):
                 it stays.
         """
         drive = model.drive(x)
-        free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
+        tolerance = relative_tolerance(self.tolerance, self.beta)
+        free = relax(model, x, self.free_steps, drive=drive, tolerance=tolerance)
         beta = self.beta
         if self.nudging == "random-sign":
             beta *= random_sign(generator)

@@ -24,7 +24,13 @@ from torch import Tensor
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, require_beta
-from eqprop.core.phases import nudged_phase, relax, require_steps, require_tolerance
+from eqprop.core.phases import (
+    nudged_phase,
+    relative_tolerance,
+    relax,
+    require_steps,
+    require_tolerance,
+)
 from eqprop.core.settling import Relaxation
 from eqprop.estimators.descent import is_plain_descent, learning_rates
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate, random_sign
@@ -48,7 +54,8 @@ class EquilibriumPropagation(Estimator):
             ``symmetric`` with one nudged phase each way.
         tolerance: let every sample end a phase where it rests, see
             :func:`~eqprop.core.phases.relax` and :func:`~eqprop.core.phases.nudged_phase`; T and K
-            are then the most steps it may take.
+            are then the most steps it may take. Unless nudging is symmetric, what is left of the
+            free phase counts 1/β times: it too settles to tolerance · min(1, |β|).
         cost: ℓ.
         optimizer: of the model's parameters; if it is plain gradient descent, its step is taken
             right here, in one pass over the weights, and ``.grad`` stays empty, so that a training
@@ -84,7 +91,11 @@ class EquilibriumPropagation(Estimator):
         generator: torch.Generator | None = None,
     ) -> Estimate:
         drive = model.drive(x)
-        free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
+        tolerance = self.tolerance
+        if self.nudging != "symmetric":
+            # What is left of the free phase is in the difference, 1/β times.
+            tolerance = relative_tolerance(tolerance, self.beta)
+        free = relax(model, x, self.free_steps, drive=drive, tolerance=tolerance)
         betas, nudged = self._betas(generator), list[Relaxation]()
         for beta in betas:
             nudge, start = Nudge(self.cost, target, beta), free.state
