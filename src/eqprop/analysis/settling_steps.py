@@ -4,12 +4,15 @@ Of every sample are counted the transitions until it *rests*, in each of which n
 by more than the tolerance, see :mod:`eqprop.core.settling`: in the free phase from s₀ = 0, and in
 every nudged phase from where the free one came to rest, by the rules of
 :func:`~eqprop.core.phases.nudged_phase`: to tolerance · min(1, |β|), and not before the nudge can
-have come to every layer. Samples that do not come to rest freely have no nudged phase. The least T
+have come to every layer. Unless the nudge is symmetric, what is left of the free phase counts 1/β
+times in what EP learns, and the free phase too is to rest to tolerance · min(1, |β|), as in
+:class:`~eqprop.estimators.ep.EquilibriumPropagation`.
+Samples that do not come to rest freely have no nudged phase. The least T
 that settles a share of the samples is then the number of transitions within which so many of them
 come to rest freely; and K likewise, in the nudged phase that takes longer.
 
 Where movement shrinks by a factor λ < 1 a step from m in the first one, a sample rests after
-t = 1 + log(tolerance · ε / m) / log λ transitions, rounded up.
+t = 1 + log(limit / m) / log λ transitions, rounded up, the limit being the tolerance times ε.
 """
 
 import math
@@ -23,7 +26,13 @@ from torch import Tensor
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, require_beta
-from eqprop.core.phases import nudged_phase, relax, require_steps, require_tolerance
+from eqprop.core.phases import (
+    nudged_phase,
+    relative_tolerance,
+    relax,
+    require_steps,
+    require_tolerance,
+)
 from eqprop.core.settling import Relaxation, two_cycles
 
 __all__ = ["PhaseSteps", "SettlingSteps", "settling_steps"]
@@ -90,7 +99,7 @@ class SettlingSteps:
     """What :func:`settling_steps` found.
 
     Attributes:
-        tolerance: to which the samples are to come to rest in the free phase.
+        tolerance: to which the samples are to come to rest, see :func:`settling_steps`.
         share: of the samples that is to, 0 to 1.
         free: the free phase.
         nudged: the nudged phases, of β and, if the nudge is symmetric, of −β, of the samples that
@@ -192,7 +201,8 @@ def settling_steps(
         target: y, (B, …).
         beta: β ≠ 0.
         most: how many transitions a sample may take in a phase.
-        tolerance: at rest no unit moves by more than this, times ε, in one transition.
+        tolerance: at rest no unit moves by more than this, times ε and min(1, |β|), in one
+            transition; with a symmetric nudge, in the free phase, times ε alone.
         symmetric: count those of a nudged phase of −β too.
         cost: ℓ; the squared error if not given.
         share: of the samples that T and K are to settle, above 0 and up to 1.
@@ -219,9 +229,10 @@ def settling_steps(
             for strength in ((beta, -beta) if symmetric else (beta,))
         ),
     )
+    freely = tolerance if symmetric else relative_tolerance(tolerance, beta)
     for inputs, wanted in zip(x.split(batch_size), target.split(batch_size), strict=True):
         drive = model.drive(inputs)
-        relaxed = relax(model, inputs, most, drive=drive, tolerance=tolerance, check_every=1)
+        relaxed = relax(model, inputs, most, drive=drive, tolerance=freely, check_every=1)
         counted[0].add(model, drive, relaxed)
         tick("steps until rest")
         rows = relaxed.rests().nonzero().squeeze(1)
