@@ -109,7 +109,7 @@ def test_in_real_time_it_is_the_velocity_that_must_be_small() -> None:
 
 
 def test_t_settles_the_share_and_one_step_less_does_not() -> None:
-    # Sample n moves by 0.97 · 0.9^(t−1−n): to a tolerance of 2, times β = ½, it rests in step n + 1.
+    # Sample n moves by 0.97 · 0.9^(t−1−n): to 2, times β = ½, it rests in step n + 1.
     x = column(*(0.97 * 0.9**-n for n in range(100)))
     found = counted(Shrinking(0.9), x, tolerance=2.0, share=0.99)
     assert found.free.steps.tolist() == list(range(1, 101))

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import shlex
+import sys
 import tomllib
 from collections.abc import Mapping
 from contextlib import closing
@@ -72,6 +73,12 @@ def add(commands: Any) -> None:
         help="TOML file of settings, named as below with _ for -; it may name a preset",
     )
     group.add_argument(
+        "--auto-threads",
+        action="store_true",
+        help="try first with how many CPU threads mini-batches go fastest, for a second or two, "
+        "and train with those instead of --threads",
+    )
+    group.add_argument(
         "--tensorboard",
         action="store_true",
         help="write TensorBoard events too (needs eqprop[tensorboard])",
@@ -95,6 +102,11 @@ def _begin(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
     # Nothing is written before all is there: a run that cannot start leaves no folder.
     learner = runs.build_learner(experiment)
     dataset = runs.build_data(experiment, data_dir)
+    if options.auto_threads:
+        threads = runs.fastest_threads(experiment, dataset)
+        print(f"training with {threads} CPU thread{'s' if threads > 1 else ''}", file=sys.stderr)
+        learner = runs.build_learner(experiment.override({"threads": threads}))
+        experiment = learner.experiment
     folder = runs.RunFolder(options.out or runs.new_folder(name))
     machine = runs.environment(experiment.threads, experiment.device)
     with folder.begun():
@@ -108,10 +120,11 @@ def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
         ("PRESET", options.preset),
         ("--out", options.out),
         ("--config", options.config),
+        ("--auto-threads", "" if options.auto_threads else None),
     ):
         if said is not None:
             raise UsageError(
-                f"{option} {said}: expected no {option} with --resume; "
+                f"{option} {said}".rstrip() + f": expected no {option} with --resume; "
                 "a resumed run has its preset, settings and folder already"
             )
     if others := sorted(set(changes) - {"epochs"}):

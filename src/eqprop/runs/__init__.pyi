@@ -44,6 +44,7 @@ from .parts import watched as watched
 from .subject import Subject as Subject
 from .subject import network_subject as network_subject
 from .subject import toy_subject as toy_subject
+from .threads import fastest_threads as fastest_threads
 from .timing import clock as clock
 from .timing import median_seconds as median_seconds
 from .trained import TrainedRun as TrainedRun

@@ -47,9 +47,9 @@ class TheoremSettings(Settings):
     tolerance: float | None = setting(
         None,
         "choose the least T and K with which 99 % of the samples come to rest, no unit of them "
-        "moving by more than this in a step, such as 1e-6, in proportion to a β below 1; K is added "
-        "to T, as the last K free steps are to be at rest; a T or K that is given is taken all the "
-        "same",
+        "moving by more than this in a step, such as 1e-6, in proportion to a β below 1; K is "
+        "added to T, as the last K free steps are to be at rest; a T or K that is given is taken "
+        "all the same",
         allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
         flag="settle",
     )
