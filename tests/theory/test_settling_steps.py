@@ -231,11 +231,11 @@ def test_the_numbers_of_a_file_are_those_of_the_samples() -> None:
     assert numbers["free_steps"] == 3
     assert numbers["free"]["steps"] == [1, 1, 3]
     assert numbers["free"]["median"] == 1
-    assert numbers["free"]["share_not_at_rest"] == 0
+    assert numbers["free"]["restless"] == 0
     short = counted(Shrinking(0.5), x, tolerance=2.0, share=1.0, most=2).to_json()
     assert short["free_steps"] is None
     assert short["free"]["steps"] == [1, 1, None]
-    assert short["free"]["share_not_at_rest"] == pytest.approx(1 / 3)
+    assert short["free"]["restless"] == pytest.approx(100 / 3)
 
 
 # Of any network

@@ -86,7 +86,7 @@ class PhaseSteps:
             "percentile_90": self.least(0.9),
             "percentile_99": self.least(0.99),
             "largest": self.largest,
-            "share_not_at_rest": self.restless / len(self.steps),
+            "restless": 100 * self.restless / len(self.steps),
             "two_cycles": self.cycling,
             "most_steps": self.most,
             "steps": [int(n) if math.isfinite(n) else None for n in self.steps.tolist()],
