@@ -339,9 +339,10 @@ def test_nothing_is_downloaded(
 def test_settings_of_the_preset_can_be_changed_and_threads_be_several(run: Run, rows: Rows) -> None:
     words = ["--settle", "0.02", "--updates", "alternating", "--free-steps", "9"]
     words += ["--nudged-steps", "4", "--epsilon", "0.3", "--batch-size", "7", "--dtype", "float64"]
+    words += ["--nudging", "one-sided"]
     assert run("bench", "digits", *words, "--threads", 1, 2, "--random", "--json")[0] == 0
     changed = {"tolerance": 0.02, "updates": "alternating", "free_steps": 9, "nudged_steps": 4}
-    changed |= {"epsilon": 0.3, "batch_size": 7, "dtype": "float64"}
+    changed |= {"epsilon": 0.3, "batch_size": 7, "dtype": "float64", "nudging": "one-sided"}
     assert set(changed) == set(OVERRIDES)
     expected = PRESETS["digits"].experiment.override(changed)
     assert [experiment for _, experiment, *_ in rows] == [

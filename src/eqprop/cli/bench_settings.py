@@ -15,6 +15,7 @@ OVERRIDES = (
     "epsilon",
     "free_steps",
     "nudged_steps",
+    "nudging",
     "tolerance",
     "updates",
 )
