@@ -13,6 +13,7 @@ from eqprop.core.models import ConvergentModel, parameter_gradients
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
 from eqprop.estimators.ep import EquilibriumPropagation
+from eqprop.estimators.estimator import Estimator
 from eqprop.estimators.recurrent_backprop import RecurrentBackprop
 from eqprop.networks.connections.chains import dense
 from eqprop.networks.connections.connection import Change, Connection, Ends, TiedConnection
@@ -21,7 +22,7 @@ from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import Updates
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
-from zoo import Batch, chains
+from zoo import Batch, chains, convolutional
 
 
 class Gated(TiedConnection):
@@ -154,3 +155,35 @@ def test_a_weight_made_of_other_parameters_learns_through_them(batch: Batch) -> 
     fast = network.contrast_gradients(batch[0], before, after, before)
     assert_same(fast, ConvergentModel.contrast_gradients(network, batch[0], before, after, before))
     assert any("parametrizations" in name for name in fast)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        EquilibriumPropagation(6, 4, beta=0.5, nudging="symmetric"),
+        BPTT(6, 4),
+        RecurrentBackprop(60),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_networks_that_pool_learn_where_all_must_be_deterministic(
+    batch: Batch, estimator: Estimator
+) -> None:
+    x, target = batch
+    torch.manual_seed(4)
+    network = convolutional().double()
+
+    def gradients() -> list[Tensor]:
+        network.zero_grad()
+        estimator(network, x, target)
+        return [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    expected = gradients()
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = gradients()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert len(found) == len(expected) == 6
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from eqprop.data.archives import ARCHIVES, ArchiveFile, ArchiveSet, DataError, load_archives
 from eqprop.data.dataset import Dataset, Source, Split, load_dataset, one_hot
+from eqprop.networks.connections.chains import dense
+from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.registries import DATASETS
+from eqprop.training.evaluation import evaluate
 
 
 def numbered(samples: int) -> Split:
@@ -118,6 +121,67 @@ def test_a_split_refuses_what_is_not_images_and_labels(
 ) -> None:
     with pytest.raises(ValueError, match=r"expected .*, got "):
         Split(images, labels)
+
+
+def whole(**changes: tuple[int, torch.Tensor]) -> Dataset:
+    """Eight samples of four classes, and as many to test, but for what is changed."""
+    images, labels = torch.rand(8, 1, 3, 4), torch.arange(8) % 4
+    splits = {"train": [images, labels], "test": [images.clone(), labels.clone()]}
+    for name, (part, value) in changes.items():
+        splits[name][part] = value
+    return Dataset("mine", Split(*splits["train"]), Split(*splits["test"]), 4)
+
+
+def with_pixel(value: float) -> torch.Tensor:
+    images = torch.rand(8, 1, 3, 4)
+    images[5, 0, 2, 1] = value
+    return images
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        (1, torch.tensor([0, 1, 2, -1, 0, 1, 2, -1]), "labels from 0 to 3, got -1 for sample 3"),
+        (1, torch.tensor([0, 1, 2, 3, 0, 1, 4, 3]), "labels from 0 to 3, got 4 for sample 6"),
+        (0, with_pixel(float("nan")), "finite pixels, got some that are not in sample 5"),
+        (0, with_pixel(float("inf")), "finite pixels, got some that are not in sample 5"),
+        (0, with_pixel(float("-inf")), "finite pixels, got some that are not in sample 5"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused_with_its_split_and_sample(
+    split: str, part: int, value: torch.Tensor, said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"mine, {split}: expected {said}"):
+        whole(**{split: (part, value)})
+    # Large pixels are none of these, though their sum is not finite.
+    assert whole(**{split: (0, torch.full((8, 1, 3, 4), 3e38))}).classes == 4
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_data_set_without_samples_is_refused(split: str) -> None:
+    full, empty = numbered(4), numbered(0)
+    splits = {"train": full, "test": full, split: empty}
+    with pytest.raises(ValueError, match=f"mine, {split}: expected at least one sample, got none"):
+        Dataset("mine", splits["train"], splits["test"], 4)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.rand(8, 1, 4, 3), torch.rand(8, 3, 3, 4), torch.rand(8, 1, 3, 4).double()]
+)
+def test_test_images_unlike_the_training_images_are_refused(images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="mine, test: expected images as in train, torch.float32"):
+        whole(test=(0, images))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_split_alone_is_not_evaluated_with_labels_that_are_no_output(label: int) -> None:
+    model = PrototypicalNetwork(dense(12, 5, 3))
+    split = Split(torch.rand(2, 1, 3, 4), torch.tensor([0, label]))
+    with pytest.raises(ValueError, match=f"from 0 to 2, got {label} for sample 1"):
+        evaluate(model, split, 3)
+    with pytest.raises(ValueError, match="at least one sample"):
+        evaluate(model, Split(split.images[:0], split.labels[:0]), 3)
 
 
 # digits

@@ -188,6 +188,15 @@ def test_a_state_that_stops_being_finite_is_named_with_its_phase_and_step() -> N
         estimator(Exploding(), ONE, ONE)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_input_that_is_not_finite_is_not_blamed_on_the_dynamics(value: float) -> None:
+    network = PrototypicalNetwork(dense(3, 4, 2))
+    x = torch.rand(2, 3)
+    x[1, 2] = value
+    with pytest.raises(NonFiniteError, match="what the input sends was not finite before the free"):
+        relax(network, x, 5)
+
+
 def test_an_unstable_time_step_is_reported_and_not_trained_on() -> None:
     torch.manual_seed(0)
     network = RealTimeNetwork(dense(3, 4, 2), "tanh", epsilon=5.0)

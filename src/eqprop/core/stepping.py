@@ -58,8 +58,14 @@ def transitions(
     start, after = state, state
     for before, after in islice(_stepping(model, drive, start, nudge, update), steps):
         yield before, after
-    if _is_finite(after):
+    sent = (drive,) if isinstance(drive, Tensor) else ()
+    if _is_finite((*sent, *after)):
         return
+    if not _is_finite(sent):
+        raise NonFiniteError(
+            f"what the input sends was not finite before the {phase} began; look for nan and inf "
+            "in the input, and in the parameters that it passes"
+        )
     if update is not None:
         # The same steps cannot be taken again: the parameters have moved.
         raise NonFiniteError(
@@ -124,5 +130,10 @@ def require_finite(
 
 @torch.no_grad()
 def _is_finite(state: State) -> bool:
-    # One sum per layer and one transfer: far cheaper than isfinite().all() in the usual case.
-    return math.isfinite(torch.stack([layer.sum() for layer in state]).sum().item())
+    # One sum per layer and one transfer: far cheaper than isfinite().all() in the usual case. Only
+    # a sum that is not finite may be that of large numbers that are.
+    return (
+        not state
+        or math.isfinite(torch.stack([layer.sum() for layer in state]).sum().item())
+        or all(layer.isfinite().all() for layer in state)
+    )

@@ -10,6 +10,7 @@ checks.  The others are the archives of `eqprop.data.archives`: 28 x 28 pixels, 
 10000 test images, in their published split.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from eqprop.registries import DATASETS
 
-__all__ = ["Dataset", "Source", "Split", "load_dataset", "one_hot"]
+__all__ = ["Dataset", "Source", "Split", "load_dataset", "one_hot", "require_learnable"]
 
 
 @final
@@ -102,12 +103,26 @@ class Dataset:
         train: the samples to learn from.
         test: the samples to measure the test error on.
         classes: the number of classes; labels are 0 to classes - 1.
+
+    Raises:
+        ValueError: a split that nothing can be learnt from, see :func:`require_learnable`, or two
+            that do not have the same shape and dtype of images.
     """
 
     name: str
     train: Split
     test: Split
     classes: int
+
+    def __post_init__(self) -> None:
+        for name, split in (("train", self.train), ("test", self.test)):
+            require_learnable(split, self.classes, f"{self.name}, {name}")
+        shape, other = (split.images.shape[1:] for split in (self.train, self.test))
+        if shape != other or self.train.images.dtype != self.test.images.dtype:
+            raise ValueError(
+                f"{self.name}, test: expected images as in train, {self.train.images.dtype} of "
+                f"shape {tuple(shape)}, got {self.test.images.dtype} of shape {tuple(other)}"
+            )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -137,6 +152,38 @@ class Source:
     brightest: float
     load: Callable[[str | Path | None], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
     at_hand: Callable[[str | Path | None], bool] = lambda _: True
+
+
+def require_learnable(split: Split, classes: int, name: str = "split") -> None:
+    """Refuse a split without samples, labels that are none of the classes, and unreal pixels.
+
+    Args:
+        classes: how many there are; labels are 0 to classes − 1.
+        name: what messages call the split.
+
+    Raises:
+        ValueError: says what is wrong, and with which sample.
+    """
+    if split.images.is_meta:
+        return
+    if len(split) == 0:
+        raise ValueError(f"{name}: expected at least one sample, got none")
+    wrong = (split.labels < 0) | (split.labels >= classes)
+    if wrong.any():
+        sample = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{name}: expected labels from 0 to {classes - 1}, got {int(split.labels[sample])} "
+            f"for sample {sample}"
+        )
+    # A sum is far cheaper to look at than every pixel, and is finite only if all of them are.
+    if not math.isfinite(split.images.sum().item()):
+        unreal = ~split.images.isfinite().flatten(1).all(1)
+        if unreal.any():
+            sample = int(unreal.nonzero()[0])
+            raise ValueError(
+                f"{name}: expected finite pixels, got some that are not in sample {sample}; leave "
+                "such samples out, or give their pixels a value"
+            )
 
 
 def load_dataset(

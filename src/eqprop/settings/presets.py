@@ -33,6 +33,7 @@ Source: https://arxiv.org/abs/1905.13633, Table 1; https://arxiv.org/abs/2005.04
 the commands published with them.
 """
 
+import difflib
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -212,5 +213,7 @@ def preset(name: str) -> Experiment:
     """
     # A TOML file may have anything there, lists too.
     if not isinstance(name, str) or name not in PRESETS:
-        raise ConfigurationError("preset", name, f"one of {', '.join(PRESETS)}")
+        near = difflib.get_close_matches(str(name), PRESETS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigurationError("preset", name, f"one of {', '.join(PRESETS)}{hint}")
     return PRESETS[name].experiment

@@ -1,5 +1,6 @@
 """Evaluation: how often, and by how much, the free steady state misses the target."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -10,7 +11,7 @@ from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel
 from eqprop.core.phases import relax
 from eqprop.core.settling import two_cycles
-from eqprop.data.dataset import Split, one_hot
+from eqprop.data.dataset import Split, one_hot, require_learnable
 from eqprop.training.settled import AT_REST, Tally
 
 __all__ = ["Evaluation", "evaluate", "predict"]
@@ -71,7 +72,12 @@ def evaluate(
         cost: ℓ; the squared error if not given.
         batch_size: how many samples settle at once; the result does not depend on it, but for
             rounding.
+
+    Raises:
+        ValueError: a split without samples, with labels that are no output unit, or with pixels
+            that are not finite.
     """
+    require_learnable(split, math.prod(model.shapes[-1]))
     cost = cost or SquaredError()
     wrong = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)

@@ -135,9 +135,12 @@ class ConvPool(ExplicitConnection):
         if self.pool == 1:
             return upper
         if switches is not None:
-            return F.max_unpool2d(
-                upper, switches, (self.pool, self.pool), output_size=self.conv_shape[1:]
-            )
+            # Not F.max_unpool2d, which torch takes for nondeterministic, as windows might overlap.
+            channels, height, width = self.conv_shape
+            values, places = (_pixel_rows(image) for image in (upper, switches))
+            spread = values.new_zeros(len(values), height * width, channels)
+            spread = spread.scatter(1, places, values)
+            return spread.view(-1, height, width, channels).permute(0, 3, 1, 2)
         spread = F.interpolate(upper / self.pool**2, scale_factor=self.pool, mode="nearest")
         height, width = (n - m for n, m in zip(self.conv_shape[1:], spread.shape[2:], strict=True))
         return F.pad(spread, (0, width, 0, height)) if height or width else spread
@@ -176,6 +179,11 @@ class ConvPool(ExplicitConnection):
             f"{' × '.join(map(str, self.lower_shape))}, {self.upper_shape[0]}, "
             f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}{pooled}"
         )
+
+
+def _pixel_rows(images: Tensor) -> Tensor:
+    """(B, C, H, W) as (B, H W, C): a view where the channels are last in memory."""
+    return images.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _channels_last(images: Tensor) -> Tensor:
