@@ -9,7 +9,7 @@ they must pass. One that goes unnoticed, or that no longer fits, makes this scri
 
 They stand in ``planted_defects.txt``, below the symbol whose code goes wrong::
 
-    EquilibriumPropagation.__call__
+    EquilibriumPropagation.estimate
         lost 1/β
             -1 / (A - B) -> -1.0
             a_field_that_is_a_gradient_learns_like_its_phi

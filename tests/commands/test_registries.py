@@ -39,12 +39,12 @@ class Weak(Estimator):
     nudged_steps: int
     cost: Cost
 
-    def __call__(
+    def estimate(
         self,
         model: ConvergentModel,
         x: Tensor,
         target: Tensor,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
     ) -> Estimate:
         ep = EquilibriumPropagation(self.free_steps, self.nudged_steps, 0.1, cost=self.cost)
         return ep(model, x, target, generator)

@@ -33,12 +33,12 @@ class Pushing(Estimator):
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def __call__(
+    def estimate(
         self,
         model: ConvergentModel,
         x: Tensor,
         target: Tensor,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
     ) -> Estimate:
         self.batches.append(len(x))
         with torch.no_grad():
@@ -182,10 +182,10 @@ def test_the_estimators_tolerance_and_steps_are_those_of_the_evaluation() -> Non
 
 def test_a_parameter_that_stops_being_finite_is_named_with_its_update() -> None:
     class Ruining(Pushing):
-        def __call__(self, *arguments, **keywords) -> Estimate:
-            estimate = super().__call__(*arguments, **keywords)
+        def estimate(self, model, x, target, generator) -> Estimate:
+            estimate = super().estimate(model, x, target, generator)
             if len(self.batches) == 2:
-                arguments[0].bias.grad = torch.tensor([0.0, float("nan")])
+                model.bias.grad = torch.tensor([0.0, float("nan")])
             return estimate
 
     model = Echo()

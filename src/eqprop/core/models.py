@@ -32,6 +32,7 @@ RNN with Static Input", https://arxiv.org/abs/1905.13633; "Equilibrium
 Propagation with Continual Weight Updates", https://arxiv.org/abs/2005.04168, for vector fields.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
@@ -57,6 +58,8 @@ __all__ = [
 
 State = tuple[Tensor, ...]
 """One tensor (B, …) per layer, input side first, the output layer last."""
+
+_HALVES = {torch.bfloat16, torch.float16}
 
 LearningRule = Callable[[State, State, State, float], None]
 """learn(before, after, anchor, scale), see :meth:`ConvergentModel.learning_rule`."""
@@ -96,6 +99,34 @@ class ConvergentModel(nn.Module, ABC):
         self.epsilon = float(epsilon)
         self.clip = clip
 
+    def forward(self, x: Tensor, free_steps: int = 1000, tolerance: float | None = 1e-4) -> Tensor:
+        """The output layer at the free steady state, (B, …): what ``model(x)`` gives.
+
+        No gradient flows through it; for that there are the estimators.
+
+        Args:
+            x: the static input, (B, …).
+            free_steps: the most transitions of a sample.
+            tolerance: every sample stops where no unit of it moves by more than this, times ε, in
+                one transition; none takes all ``free_steps``.
+
+        Warns:
+            UserWarning: samples that did not come to rest.
+        """
+        # The phases are made of models: only here does it go the other way round.
+        from eqprop.core.phases import relax
+
+        with torch.no_grad():
+            free = relax(self, x, free_steps, tolerance=tolerance)
+        restless = len(x) - int(free.rests().sum()) if tolerance is not None else 0
+        if restless:
+            warnings.warn(
+                f"{restless} of {len(x)} samples did not come to rest within {free_steps} steps: "
+                "take more of them, alternating updates, or a larger tolerance",
+                stacklevel=2,
+            )
+        return free.state[-1]
+
     def drive(self, x: Tensor) -> Any:
         """What depends on the static input alone, computed once per relaxation: here x itself."""
         return x
@@ -130,6 +161,9 @@ class ConvergentModel(nn.Module, ABC):
 
     def advance(self, field: Tensor, force: Tensor | None = None) -> Tensor:
         """clip(σ(field) + ε · force): the next state of a layer from its field."""
+        if field.dtype in _HALVES and torch.is_autocast_enabled(field.device.type):
+            # EP lives on small differences of states: products may be rough, they may not.
+            field = field.float()
         after = field if self.activation is None else self.activation(field)
         if force is not None:
             after = torch.add(after, force, alpha=self.epsilon)

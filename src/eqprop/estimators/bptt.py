@@ -53,12 +53,12 @@ class BPTT(Estimator):
             )
 
     @torch.enable_grad()
-    def __call__(
+    def estimate(
         self,
         model: ConvergentModel,
         x: Tensor,
         target: Tensor,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
     ) -> Estimate:
         drive, state = model.drive(x), model.initial_state(x)
         settling = self.free_steps - (self.truncation or self.free_steps)

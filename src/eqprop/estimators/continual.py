@@ -92,12 +92,12 @@ class ContinualEP(Estimator):
             )
 
     @torch.no_grad()
-    def __call__(
+    def estimate(
         self,
         model: ConvergentModel,
         x: Tensor,
         target: Tensor,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
     ) -> Estimate:
         """Updates the parameters in every step of the nudged phase.
 
@@ -122,6 +122,8 @@ class ContinualEP(Estimator):
 
         def update(before: State, after: State) -> Any:
             learn(before, after, before, 1 / beta)
+            # Autocast remembers the rounded weights of before.
+            torch.clear_autocast_cache()
             nonlocal drive
             if deferred is None:
                 drive = model.drive(x)

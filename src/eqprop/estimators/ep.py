@@ -83,12 +83,12 @@ class EquilibriumPropagation(Estimator):
             )
 
     @torch.no_grad()
-    def __call__(
+    def estimate(
         self,
         model: ConvergentModel,
         x: Tensor,
         target: Tensor,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
     ) -> Estimate:
         drive = model.drive(x)
         tolerance = self.tolerance

@@ -42,7 +42,7 @@ class Estimate:
 class Estimator(ABC):
     """Adds an estimate of ∂L/∂θ to the ``.grad`` of the model's parameters.
 
-    Write ``__call__`` and give it ``free_steps``; :func:`~eqprop.training.loop.train` evaluates
+    Write :meth:`estimate` and give it ``free_steps``; :func:`~eqprop.training.loop.train` evaluates
     with these attributes too.
 
     Attributes:
@@ -56,7 +56,7 @@ class Estimator(ABC):
     tolerance: float | None = None
     cost: Cost = SquaredError()
 
-    @abstractmethod
+    @final
     def __call__(
         self,
         model: ConvergentModel,
@@ -67,14 +67,65 @@ class Estimator(ABC):
         """Estimate from one mini-batch.
 
         Args:
-            model: any convergent model.
+            model: any convergent model; one that ``torch.compile`` has wrapped stands for what is
+                in it, as nothing of it calls ``forward``.
             x: the static input, (B, …).
             target: y, shaped like the output layer, (B, …).
             generator: where randomness comes from, if the estimator has any.
 
         Raises:
+            TypeError: a model that is no convergent one, or x or the target in another dtype than
+                the parameters.
+            ValueError: a target that is not shaped like the output layer, such as labels, or no
+                sample.
             NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
         """
+        model = getattr(model, "_orig_mod", model)
+        _require_fitting(model, x, target)
+        return self.estimate(model, x, target, generator)
+
+    @abstractmethod
+    def estimate(
+        self,
+        model: ConvergentModel,
+        x: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None,
+    ) -> Estimate:
+        """What :meth:`__call__` does once it has seen that all fits."""
+
+
+def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
+    """Refuse what does not fit, in words that say what to do."""
+    if not isinstance(model, ConvergentModel):
+        inner = (
+            " (its .module is one)"
+            if isinstance(getattr(model, "module", None), ConvergentModel)
+            else ""
+        )
+        raise TypeError(
+            f"model: expected a ConvergentModel, got {type(model).__name__}{inner}; wrappers that "
+            "call forward, such as DataParallel, have nothing to call here"
+        )
+    shape = model.shapes[-1]
+    if target.shape[1:] != shape:
+        labels = target.dim() == 1 and not target.is_floating_point()
+        advice = f"; use eqprop.one_hot(labels, {shape[0]})" if labels and len(shape) == 1 else ""
+        raise ValueError(
+            f"target: expected one value for every output unit, {(len(x), *shape)}, got "
+            f"{'labels, ' if labels else ''}{tuple(target.shape)}{advice}"
+        )
+    if not len(x) or len(x) != len(target):
+        raise ValueError(
+            f"x, target: expected as many samples, at least one, got {len(x)} and {len(target)}"
+        )
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    for name, given in (("x", x), ("target", target)):
+        if dtype not in {None, given.dtype} and given.is_floating_point():
+            raise TypeError(
+                f"{name}: expected {dtype}, as the parameters are, got {given.dtype}; convert it "
+                f"with {name}.to({dtype}), or the model with model.to({given.dtype})"
+            )
 
 
 def accumulate(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
@@ -82,6 +133,8 @@ def accumulate(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for name, gradient in gradients.items():
         parameter = parameters[name]
+        # Under autocast it may have been computed in another one.
+        gradient = gradient.to(parameter.dtype)
         if parameter.grad is None:
             parameter.grad = gradient
         else:

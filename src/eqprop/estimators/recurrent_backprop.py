@@ -61,12 +61,12 @@ class RecurrentBackprop(Estimator):
                 f"adjoint_tolerance: expected a number > 0, got {self.adjoint_tolerance}"
             )
 
-    def __call__(
+    def estimate(
         self,
         model: ConvergentModel,
         x: Tensor,
         target: Tensor,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
     ) -> Estimate:
         """Adds the implicit gradient to ``.grad``.
 

@@ -79,6 +79,7 @@ class LayeredNetwork(ConvergentModel):
         activation, epsilon, clip: as for :class:`~eqprop.core.models.ConvergentModel`.
 
     Raises:
+        TypeError: what is no connection.
         ValueError: no connection, two that do not fit, or unknown updates.
     """
 
@@ -93,6 +94,12 @@ class LayeredNetwork(ConvergentModel):
     ) -> None:
         if not connections:
             raise ValueError("connections: expected at least one, got none")
+        for index, connection in enumerate(connections):
+            if not isinstance(connection, Connection):
+                raise TypeError(
+                    f"connections: expected connections such as Dense(784, 512), got "
+                    f"{type(connection).__name__} as number {index + 1}"
+                )
         if isinstance(connections[0], Untied):
             raise ValueError(
                 "connections: expected a tied one at the input, to which nothing comes down, got "

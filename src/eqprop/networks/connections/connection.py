@@ -40,7 +40,7 @@ https://arxiv.org/abs/2005.04168.
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,20 @@ class Connection(nn.Module, ABC):
         super().__init__()
         self.lower_shape = tuple(lower_shape)
         self.upper_shape = tuple(upper_shape)
+
+    def _refuse_hooks(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__}: expected no hook of forward or backward, as a connection has "
+            "neither; what changes its weights, such as a mask or a norm, belongs into "
+            "torch.nn.utils.parametrize or torch.nn.utils.parametrizations"
+        )
+
+    # torch.nn.utils.prune and the old weight_norm renew a weight in such a hook, which nothing
+    # would ever call: they would train something that is not used.
+    register_forward_pre_hook = _refuse_hooks
+    register_forward_hook = _refuse_hooks
+    register_full_backward_pre_hook = _refuse_hooks
+    register_full_backward_hook = _refuse_hooks
 
     @abstractmethod
     def up(self, lower: Tensor) -> tuple[Tensor, Trace]:

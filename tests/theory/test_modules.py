@@ -1,0 +1,140 @@
+"""Convergent models among PyTorch's modules: what others do to a module works, or is refused."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from eqprop.core.models import ConvergentModel
+from eqprop.core.phases import relax
+from eqprop.estimators.bptt import BPTT
+from eqprop.estimators.continual import ContinualEP
+from eqprop.estimators.ep import EquilibriumPropagation
+from eqprop.estimators.estimator import Estimator
+from eqprop.estimators.recurrent_backprop import RecurrentBackprop
+from eqprop.networks.connections.chains import dense
+from eqprop.networks.connections.dense import Dense
+from eqprop.networks.prototypical import PrototypicalNetwork
+from zoo import EXACT, Batch
+
+Makes = Callable[[nn.Module], Estimator]
+
+ESTIMATORS: dict[str, Makes] = {
+    "ep": lambda _: EquilibriumPropagation(40, 10, beta=0.3, nudging="symmetric"),
+    "bptt": lambda _: BPTT(40, 10),
+    # Eight bits cannot tell less than 1 % of an adjoint.
+    "rbp": lambda _: RecurrentBackprop(200, adjoint_tolerance=0.01),
+    "c-ep": lambda model: ContinualEP(torch.optim.SGD(model.parameters(), lr=0.1), 40, 10, 0.3),
+}
+
+
+def drawn(name: str) -> ConvergentModel:
+    torch.manual_seed(1)
+    return EXACT[name]().float()
+
+
+def learnt(model: nn.Module, makes: Makes, batch: Batch) -> list[Tensor]:
+    """What one mini-batch does to every parameter: its gradient, or its change in C-EP."""
+    before = [p.detach().clone() for p in model.parameters()]
+    x, target = batch
+    makes(model)(model, x.float(), target.float())  # pyright: ignore[reportArgumentType]
+    return [
+        p.detach() - old if p.grad is None else p.grad
+        for p, old in zip(model.parameters(), before, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", EXACT)
+def test_a_compiled_model_learns_what_the_model_does(
+    name: str, estimator: str, batch: Batch
+) -> None:
+    makes = ESTIMATORS[estimator]
+    expected = learnt(drawn(name), makes, batch)
+    found = learnt(torch.compile(drawn(name), backend="eager"), makes, batch)  # pyright: ignore[reportArgumentType]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", EXACT)
+def test_under_autocast_products_are_rough_and_gradients_point_the_same_way(
+    name: str, estimator: str, batch: Batch
+) -> None:
+    makes = ESTIMATORS[estimator]
+    expected = torch.cat([g.flatten() for g in learnt(drawn(name), makes, batch)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gradients = learnt(drawn(name), makes, batch)
+    assert {g.dtype for g in gradients} == {torch.float32}
+    found = torch.cat([g.flatten() for g in gradients])
+    # Within 26°: that is what is left of differences where products have eight bits.
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.9
+    # bfloat16 has eight bits: were it exact, nothing would have been tested.
+    assert not torch.equal(found, expected)
+
+
+def test_states_are_exact_numbers_under_autocast(batch: Batch) -> None:
+    """Under a weak nudge they move by less than bfloat16 tells apart."""
+    model = PrototypicalNetwork(dense(4, 5, 3))
+    for x, dtype in ((batch[0].float(), torch.float32), (batch[0], torch.float64)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            free = relax(model.to(dtype), x, 5)
+        assert {layer.dtype for layer in free.state} == {dtype}
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_what_is_no_convergent_model_is_refused_in_words(estimator: str, batch: Batch) -> None:
+    model = drawn("layered")
+    wrapped = nn.DataParallel(model)
+    with pytest.raises(TypeError, match=r"got DataParallel \(its \.module is one\)"):
+        learnt(wrapped, ESTIMATORS[estimator], batch)
+    with pytest.raises(TypeError, match="model: expected a ConvergentModel, got Linear"):
+        learnt(nn.Linear(4, 3), ESTIMATORS[estimator], batch)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_mini_batch_that_does_not_fit_is_refused_in_words(estimator: str, batch: Batch) -> None:
+    model = drawn("layered")
+    learn = ESTIMATORS[estimator](model)
+    x, target = batch[0].float(), batch[1].float()
+    labels = target.argmax(1)
+    for error, said, inputs, wanted in (
+        (ValueError, r"\(7, 3\), got labels, \(7,\); use eqprop.one_hot\(labels, 3\)", x, labels),
+        (ValueError, "as many samples, at least one, got 7 and 5", x, target[:5]),
+        (ValueError, "as many samples, at least one, got 0 and 0", x[:0], target[:0]),
+        (TypeError, "x: expected torch.float32, as the parameters are, got", x.double(), target),
+        (TypeError, "target: expected torch.float32, as the para", x, target.double()),
+    ):
+        with pytest.raises(error, match=said):
+            learn(model, inputs, wanted)
+
+
+def test_a_connection_refuses_the_hooks_that_nothing_would_call() -> None:
+    connection = Dense(3, 2)
+    for register in (connection.register_forward_pre_hook, connection.register_forward_hook):
+        with pytest.raises(TypeError, match="Dense: expected no hook .* torch.nn.utils.parametriz"):
+            register(lambda *_: None)
+    # Pruning undoes what it has begun, badly; what it was refused with is said first.
+    with pytest.raises((TypeError, KeyError)) as refused:
+        prune.random_unstructured(Dense(3, 2), "weight", 0.5)
+    assert isinstance(refused.value.__context__ or refused.value, TypeError)
+
+
+def test_what_is_no_connection_is_refused_in_words() -> None:
+    with pytest.raises(TypeError, match=r"such as Dense\(784, 512\), got Linear as number 2"):
+        PrototypicalNetwork([Dense(3, 2), nn.Linear(2, 2)])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_model_that_is_called_settles_and_gives_its_output(name: str, batch: Batch) -> None:
+    model = EXACT[name]().double()
+    expected = relax(model, batch[0], 3000, tolerance=1e-12).state[-1]
+    seen: list[Tensor] = []
+    model.register_forward_hook(lambda _, __, output: seen.append(output))
+    torch.testing.assert_close(model(batch[0], 3000, 1e-12), expected, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(model(batch[0]), expected, rtol=0.01, atol=0.01)
+    assert len(seen) == 2
+    with pytest.warns(UserWarning, match="7 of 7 samples did not come to rest within 1 steps"):
+        model(batch[0], 1, 0.0)
