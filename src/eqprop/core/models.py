@@ -113,11 +113,11 @@ class ConvergentModel(nn.Module, ABC):
         Warns:
             UserWarning: samples that did not come to rest.
         """
-        # The phases are made of models: only here does it go the other way round.
-        from eqprop.core.phases import relax
+        # The phases are made of models: only here, once it is used, does it go the other way round.
+        from eqprop import core
 
         with torch.no_grad():
-            free = relax(self, x, free_steps, tolerance=tolerance)
+            free = core.relax(self, x, free_steps, tolerance=tolerance)
         restless = len(x) - int(free.rests().sum()) if tolerance is not None else 0
         if restless:
             warnings.warn(
