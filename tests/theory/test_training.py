@@ -9,7 +9,11 @@ from eqprop.core.models import ConvergentModel, State, VectorFieldModel
 from eqprop.core.phases import relax
 from eqprop.core.stepping import NonFiniteError
 from eqprop.data.dataset import Dataset, Split
+from eqprop.estimators.continual import ContinualEP
+from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimate, Estimator
+from eqprop.networks.connections.chains import dense
+from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.training.evaluation import evaluate, predict
 from eqprop.training.loop import train
 
@@ -83,6 +87,51 @@ def test_images_are_changed_before_they_are_learnt_and_counted_but_not_when_test
     assert found.train_error == pytest.approx(200 / 3)
     assert found.test_error == plain.test_error == plain.train_error == pytest.approx(100 / 3)
     assert seen == [generator, generator]
+
+
+def test_a_plateau_of_the_train_loss_lowers_the_learning_rate_after_an_epoch() -> None:
+    """It is told the loss once an epoch; this one learns too slowly for it ever to fall."""
+    model = Echo()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, eps=0.0)
+    data = Dataset("three", train=THREE, test=THREE, classes=2)
+    rates = [
+        optimizer.param_groups[0]["lr"]
+        for _ in train(
+            model, Pushing(), optimizer, data, epochs=3, batch_size=1, scheduler=scheduler
+        )
+    ]
+    assert rates == pytest.approx([1e-30, 1e-31, 1e-32])
+
+
+def test_an_optimizer_that_wants_a_closure_is_refused_before_anything_is_learnt() -> None:
+    model = Echo()
+    optimizer = torch.optim.LBFGS(model.parameters())
+    data = Dataset("three", train=THREE, test=THREE, classes=2)
+    estimator = Pushing()
+    with pytest.raises(TypeError, match="needs no closure, such as SGD or Adam, got LBFGS"):
+        next(train(model, estimator, optimizer, data, epochs=1))
+    assert estimator.batches == []
+    with pytest.raises(TypeError, match="needs no closure, such as SGD or Adam, got LBFGS"):
+        ContinualEP(optimizer, 5, 5, 0.1)
+
+
+@pytest.mark.parametrize("rate", [0.5, torch.tensor(0.5)])
+def test_a_learning_rate_may_be_a_tensor(rate: float | torch.Tensor) -> None:
+    learnt = []
+    for lr in (0.5, rate):
+        torch.manual_seed(0)
+        model = PrototypicalNetwork(dense(2, 3, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        for estimator in (
+            EquilibriumPropagation(5, 5, 0.1, optimizer=optimizer),
+            ContinualEP(optimizer, 5, 5, 0.1),
+        ):
+            estimator(model, torch.ones(1, 2), torch.ones(1, 2))
+            optimizer.step()
+        learnt.append([p.detach().clone() for p in model.parameters()])
+    for one, other in zip(*learnt, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_scheduler_steps_after_every_mini_batch() -> None:

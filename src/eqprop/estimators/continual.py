@@ -38,7 +38,7 @@ from eqprop.core.phases import (
     require_tolerance,
 )
 from eqprop.core.powers import DefersUpdates
-from eqprop.estimators.descent import is_plain_descent, learning_rates
+from eqprop.estimators.descent import is_plain_descent, learning_rates, require_no_closure
 from eqprop.estimators.estimator import Estimate, Estimator, random_sign
 
 __all__ = ["CONTINUAL_NUDGINGS", "ContinualEP"]
@@ -71,6 +71,7 @@ class ContinualEP(Estimator):
 
     Raises:
         ValueError: T or K < 1, β = 0 or not finite, another nudging, a negative tolerance.
+        TypeError: an optimizer whose ``step`` needs a closure.
     """
 
     optimizer: torch.optim.Optimizer
@@ -85,6 +86,7 @@ class ContinualEP(Estimator):
         require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
         require_tolerance(self.tolerance)
         require_beta(self.beta)
+        require_no_closure(self.optimizer)
         if self.nudging not in CONTINUAL_NUDGINGS:
             raise ValueError(
                 f"nudging: expected one of {', '.join(CONTINUAL_NUDGINGS)}, as the weights can "

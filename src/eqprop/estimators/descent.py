@@ -5,11 +5,28 @@ and nothing else. There a learning rule can move the weights in one pass over th
 down a gradient that would be read once and thrown away; and steps within a phase may be summed.
 """
 
+from inspect import signature
+
 import torch
 
 from eqprop.core.models import ConvergentModel
 
-__all__ = ["is_plain_descent", "learning_rates"]
+__all__ = ["is_plain_descent", "learning_rates", "require_no_closure"]
+
+
+def require_no_closure(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer that wants to compute the loss itself, and again, such as LBFGS.
+
+    Raises:
+        TypeError: its ``step`` cannot do without a closure.
+    """
+    closure = signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise TypeError(
+            f"optimizer: expected one whose step needs no closure, such as SGD or Adam, got "
+            f"{type(optimizer).__name__}, which looks at a loss several times; an estimator has "
+            "none to look at"
+        )
 
 
 def is_plain_descent(optimizer: torch.optim.Optimizer) -> bool:

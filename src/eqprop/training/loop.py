@@ -11,11 +11,13 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from eqprop.core.models import ConvergentModel
 from eqprop.core.stepping import NonFiniteError
 from eqprop.data.augmentation import Augmentation
 from eqprop.data.dataset import Dataset
+from eqprop.estimators.descent import require_no_closure
 from eqprop.estimators.estimator import Estimator
 from eqprop.training.evaluation import evaluate
 from eqprop.training.settled import Tally
@@ -106,22 +108,26 @@ def train(
         batch_size: samples per mini-batch; the last one may be shorter.
         generator: the only source of randomness: order of the data, sign of β, augmentation. Seeded
             with 0 if not given.
-        scheduler: takes a step after every mini-batch.
+        scheduler: takes a step after every mini-batch; ``ReduceLROnPlateau`` after every epoch,
+            with its train loss.
         augmentation: changes the training images of every mini-batch, see
             :mod:`eqprop.data.augmentation`; the train error is then that of the changed ones.
         done: how many of the epochs were completed earlier.
         on_batch: called after every mini-batch.
 
     Raises:
+        TypeError: an optimizer whose ``step`` needs a closure, such as LBFGS.
         NonFiniteError: a state or a parameter stopped being finite; the model is then beyond
             rescue, and what was stored after the last epoch is the last good one.
     """
+    require_no_closure(optimizer)
     if generator is None:
         generator = torch.Generator(data.train.images.device).manual_seed(0)
     images = data.train.images
     targets = torch.eye(data.classes, dtype=images.dtype, device=images.device)
     batches = -(-len(data.train) // batch_size)
     learns = True
+    watching = isinstance(scheduler, ReduceLROnPlateau)
     for epoch in range(done + 1, epochs + 1):
         started = time.perf_counter()
         wrong = torch.zeros((), dtype=torch.int64, device=targets.device)
@@ -147,7 +153,7 @@ def train(
             learns = scheduler is not None or any(p.grad is not None for p in held)
             if learns:
                 optimizer.step()
-            if scheduler is not None:
+            if scheduler is not None and not watching:
                 scheduler.step()
             with torch.no_grad():
                 output = estimate.free.state[-1]
@@ -160,6 +166,9 @@ def train(
             if on_batch is not None:
                 on_batch(Running(epoch, batch, batches, wrong, samples))
         _require_finite(model, f"at the end of epoch {epoch}")
+        train_loss = loss.item() / samples
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(train_loss)
         test = evaluate(
             model,
             data.test,
@@ -171,7 +180,7 @@ def train(
         yield Metrics(
             epoch=epoch,
             train_error=100 * wrong.item() / samples,
-            train_loss=loss.item() / samples,
+            train_loss=train_loss,
             test_error=test.error,
             test_loss=test.loss,
             seconds=time.perf_counter() - started,
