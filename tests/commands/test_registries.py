@@ -183,6 +183,9 @@ def test_an_activation_that_is_added_is_that_of_the_network(
     assert main(words) == 0
     assert runs.open_run(Path("r")).network.activation is slow
     assert main(["theorem", "r", "--out", "t"]) == 0
+    ACTIVATIONS.add("stuck", torch.relu)
+    assert main(["train", *QUICK, "--activation", "stuck", "--network", "real-time"]) == 2
+    assert "activation = stuck: rho: expected a function with a slope" in capsys.readouterr().err
 
 
 def test_a_data_set_that_is_added_gives_the_network_its_shape_and_is_learnt(

@@ -1,12 +1,16 @@
 """Convergent models among PyTorch's modules: what others do to a module works, or is refused."""
 
+import copy
+import io
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from eqprop.core.activations import Activation
 from eqprop.core.models import ConvergentModel
 from eqprop.core.phases import relax
 from eqprop.estimators.bptt import BPTT
@@ -17,6 +21,7 @@ from eqprop.estimators.recurrent_backprop import RecurrentBackprop
 from eqprop.networks.connections.chains import dense
 from eqprop.networks.connections.dense import Dense
 from eqprop.networks.prototypical import PrototypicalNetwork
+from eqprop.networks.real_time import RealTimeNetwork
 from zoo import EXACT, Batch
 
 Makes = Callable[[nn.Module], Estimator]
@@ -138,3 +143,34 @@ def test_a_model_that_is_called_settles_and_gives_its_output(name: str, batch: B
     assert len(seen) == 2
     with pytest.warns(UserWarning, match="7 of 7 samples did not come to rest within 1 steps"):
         model(batch[0], 1, 0.0)
+
+
+@pytest.mark.parametrize(
+    "rho", [torch.relu, partial(nn.functional.hardtanh, min_val=0.0), torch.square], ids=str
+)
+def test_a_rho_from_whose_start_no_unit_moves_is_refused_in_real_time(
+    rho: Callable[[Tensor], Tensor],
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"rho: expected a function with a slope at 0.* ρ′\(0\) = 0"
+    ):
+        RealTimeNetwork(dense(4, 5, 3), rho)
+    # Discrete time multiplies by no slope.
+    assert PrototypicalNetwork(dense(4, 5, 3), rho)(torch.ones(1, 4), 2, None).shape == (1, 3)
+    counted = Activation("counted", rho, lambda s, _: (s >= 0).to(s.dtype))
+    assert RealTimeNetwork(dense(4, 5, 3), counted)(torch.ones(1, 4), 2, None).any()
+
+
+@pytest.mark.parametrize("network", [PrototypicalNetwork, RealTimeNetwork])
+def test_a_network_with_a_rho_of_ones_own_can_be_saved_whole(network: type, batch: Batch) -> None:
+    torch.manual_seed(1)
+    model = network(dense(4, 5, 3), torch.sigmoid)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    for makes in ESTIMATORS.values():
+        expected, found = (learnt(m, makes, batch) for m in (copy.deepcopy(model), loaded))
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+        loaded = copy.deepcopy(model)

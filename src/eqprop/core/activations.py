@@ -114,7 +114,15 @@ def as_activation(rho: Rho) -> Activation:
             "parameters would not be trained; write them into a model of your own"
         )
 
-    def slope(s: Tensor, _: Tensor) -> Tensor:
-        return derivative(rho, (s,))[0]
+    return Activation(getattr(rho, "__name__", type(rho).__name__), rho, _Slope(rho))
 
-    return Activation(getattr(rho, "__name__", type(rho).__name__), rho, slope)
+
+@final
+@dataclass(frozen=True)
+class _Slope:
+    """ρ′ by autograd; an object, so that a network that has it can be pickled."""
+
+    rho: Callable[[Tensor], Tensor]
+
+    def __call__(self, s: Tensor, _: Tensor) -> Tensor:
+        return derivative(self.rho, (s,))[0]

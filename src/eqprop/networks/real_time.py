@@ -28,6 +28,10 @@ class RealTimeNetwork(LayeredNetwork):
         clip: the interval every state is kept in; none leaves it free.
         updates: ``synchronous``, as published, or ``alternating``, which settles in fewer steps.
 
+    Raises:
+        ValueError: ρ′(0) = 0, as autograd has it for ``relu`` or ``hardtanh`` from 0 on: ρ′ stands
+            before all that a unit receives, and one that starts at s = 0 would stay there for ever.
+
     Source: 1905.13633; Scellier and Bengio, https://arxiv.org/abs/1602.05179.
     """
 
@@ -42,6 +46,13 @@ class RealTimeNetwork(LayeredNetwork):
     ) -> None:
         super().__init__(connections, updates=updates, epsilon=epsilon, clip=clip)
         self.rho = as_activation(rho)
+        origin = torch.zeros(1)
+        if not self.rho.derivative(origin, self.rho(origin)).any():
+            raise ValueError(
+                f"rho: expected a function with a slope at 0, where states begin, got "
+                f"{self.rho.name} with ρ′(0) = 0, from where no unit would ever move; take "
+                'rho="hard-sigmoid", or an Activation whose derivative counts the end in'
+            )
 
     def rate(self, s: Tensor) -> Tensor:
         return self.rho(s)

@@ -87,6 +87,7 @@ def build_network(
 
     Raises:
         ConfigurationError: a convolution that does not fit on what lies below it.
+        UsageError: an activation that the network refuses.
         Failure: the memory is too small.
     """
     with enough_for(experiment), torch.random.fork_rng(devices=[]):
@@ -94,20 +95,26 @@ def build_network(
         connections = _connections(experiment, input_shape, classes)
         if experiment.output_bias is not None:
             _bias(connections[-1]).data.fill_(experiment.output_bias)
-        network: LayeredNetwork
+        network = _network(experiment, connections)
+        return network.to(torch_device(experiment), torch_dtype(experiment))
+
+
+def _network(experiment: Experiment, connections: Sequence[Connection]) -> LayeredNetwork:
+    try:
         if experiment.network == "prototypical":
-            network = PrototypicalNetwork(
+            return PrototypicalNetwork(
                 connections, experiment.activation, updates=experiment.updates
             )
-        else:
-            network = RealTimeNetwork(
-                connections,
-                experiment.activation,
-                epsilon=experiment.epsilon,
-                clip=(0.0, 1.0) if experiment.clip else None,
-                updates=experiment.updates,
-            )
-        return network.to(torch_device(experiment), torch_dtype(experiment))
+        return RealTimeNetwork(
+            connections,
+            experiment.activation,
+            epsilon=experiment.epsilon,
+            clip=(0.0, 1.0) if experiment.clip else None,
+            updates=experiment.updates,
+        )
+    except ValueError as error:
+        # An activation that another package has brought.
+        raise UsageError(f"activation = {experiment.activation}: {error}") from None
 
 
 def _connections(
