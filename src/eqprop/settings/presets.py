@@ -181,9 +181,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "c-vf-2h-fast": Preset(
         "c-vf-2h by our own recipe",
-        _published(2, 20, 4, -1.0, (0.1, 0.02, 0.001), 10, **_C_EP, **_C_FAST, weight_angle=0.0)
+        _published(2, 15, 4, -1.0, (0.1, 0.02, 0.002), 40, **_C_EP, **_C_FAST, weight_angle=0.0)
         # Moved images would be more than it learns.
-        .override({"shift": 0}),
+        .override({"shift": 0, "backward_rate": 0.1}),
     ),
     "digits-conv": Preset(
         "8×8 digits, two small convolutions",
