@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from eqprop.core.activations import Activation
-from eqprop.core.models import ConvergentModel
+from eqprop.core.models import ConvergentModel, State, VectorFieldModel
 from eqprop.core.phases import relax
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
@@ -174,3 +174,33 @@ def test_a_network_with_a_rho_of_ones_own_can_be_saved_whole(network: type, batc
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one, other)
         loaded = copy.deepcopy(model)
+
+
+class Feedforward(VectorFieldModel):
+    """Layers that see what is below them alone; the first of them no state at all."""
+
+    def __init__(self) -> None:
+        super().__init__([5, 3], activation="tanh")
+        self.first = nn.Linear(4, 5)
+        self.second = nn.Linear(5, 3)
+
+    def field(self, drive: Tensor, state: State) -> State:
+        return self.first(drive), self.second(state[0])
+
+
+@pytest.mark.parametrize("frozen", ["", "first", "second", "first second"])
+def test_the_implicit_gradient_has_nothing_to_invert_where_no_layer_comes_back(
+    frozen: str, batch: Batch
+) -> None:
+    torch.manual_seed(1)
+    model = Feedforward().double()
+    for name in frozen.split():
+        model.get_submodule(name).requires_grad_(False)
+    expected, found = (
+        {name: p.grad for name, p in model.named_parameters()}
+        for estimator in (BPTT(5), RecurrentBackprop(5, adjoint_tolerance=1e-12))
+        if model.zero_grad() or estimator(model, *batch)
+    )
+    for name, gradient in expected.items():
+        assert (gradient is None) is (name.split(".")[0] in frozen)
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)

@@ -99,9 +99,7 @@ class RecurrentBackprop(Estimator):
         moved, size, taken = torch.tensor(0.0), torch.tensor(0.0), 0
         for taken in range(1, self.adjoint_steps + 1):  # noqa: B007 - the message says it
             before = adjoint
-            pulled = torch.autograd.grad(
-                after, state, before, retain_graph=True, materialize_grads=True
-            )
+            pulled = _pulled(after, state, before)
             adjoint = (*pulled[:-1], pulled[-1] + source)
             moved = _norm(tuple(a - b for a, b in zip(adjoint, before, strict=True)))
             size = _norm(adjoint)
@@ -114,6 +112,17 @@ class RecurrentBackprop(Estimator):
             f"iterations, expected at most {self.adjoint_tolerance:g}; the "
             "steady state is hardly stable: lower the learning rates or allow more adjoint steps"
         )
+
+
+def _pulled(
+    after: tuple[Tensor, ...], state: tuple[Tensor, ...], adjoint: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Jᵀ λ. A layer that neither depends on a state nor learns has no graph, and pulls at none."""
+    tied = [pair for pair in zip(after, adjoint, strict=True) if pair[0].requires_grad]
+    if not tied:
+        return tuple(map(torch.zeros_like, state))
+    outputs, weights = zip(*tied, strict=True)
+    return torch.autograd.grad(outputs, state, weights, retain_graph=True, materialize_grads=True)
 
 
 def _norm(tensors: tuple[Tensor, ...]) -> Tensor:
