@@ -146,7 +146,9 @@ def test_a_model_that_is_called_settles_and_gives_its_output(name: str, batch: B
 
 
 @pytest.mark.parametrize(
-    "rho", [torch.relu, partial(nn.functional.hardtanh, min_val=0.0), torch.square], ids=str
+    "rho",
+    [torch.relu, partial(nn.functional.hardtanh, min_val=0.0), torch.square],
+    ids=["relu", "hardtanh", "square"],
 )
 def test_a_rho_from_whose_start_no_unit_moves_is_refused_in_real_time(
     rho: Callable[[Tensor], Tensor],
