@@ -26,8 +26,8 @@ and why:
   steps to add up. So plain gradient descent learns at twenty times the published rate. With untied
   weights the rate above the first layer is small, as the backward weights, which move by the same
   one, would otherwise shrink and turn away from the forward ones.
-- ``p-conv-fast``: with T = 6 and K = 3 it answered before it had settled, and got worse from its
-  second epoch.
+- ``p-conv-fast``: with T = 6 and K = 3, and rates above the first layer about as large as these, it
+  answered before it had settled, and got worse from its second epoch.
 
 Source: https://arxiv.org/abs/1905.13633, Table 1; https://arxiv.org/abs/2005.04168, figure 4; and
 the commands published with them.
