@@ -69,4 +69,6 @@ from .training.evaluation import Evaluation as Evaluation
 from .training.evaluation import evaluate as evaluate
 from .training.evaluation import predict as predict
 from .training.loop import Metrics as Metrics
+from .training.loop import Running as Running
+from .training.loop import Unfinished as Unfinished
 from .training.loop import train as train

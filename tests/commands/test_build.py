@@ -249,7 +249,7 @@ def test_a_cosine_takes_the_learning_rates_to_zero() -> None:
     chosen = experiment(schedule="cosine", epochs=2, batch_size=5)
     optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
     first = optimizer.param_groups[0]["lr"]
-    scheduler = build_scheduler(chosen, optimizer, samples=14)  # three mini-batches an epoch
+    scheduler = build_scheduler(chosen, optimizer, batches=3)
     assert scheduler is not None
     rates = []
     for _ in range(6):
@@ -264,4 +264,4 @@ def test_a_cosine_takes_the_learning_rates_to_zero() -> None:
 def test_constant_learning_rates_need_no_scheduler() -> None:
     chosen = experiment()
     optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
-    assert build_scheduler(chosen, optimizer, samples=14) is None
+    assert build_scheduler(chosen, optimizer, batches=3) is None

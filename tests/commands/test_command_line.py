@@ -1,24 +1,29 @@
 """The command line, as a person meets it."""
 
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from eqprop.cli import train
 from eqprop.cli.main import main
 from eqprop.runs.folder import RunFolder
 from eqprop.settings.experiment import Experiment
 from eqprop.settings.presets import PRESETS
 from eqprop.training.checkpoint import Checkpoint
+from eqprop.training.loop import Running
 
 QUICK = ["--epochs", "2", "--hidden", "8", "--free-steps", "5", "--nudged-steps", "3"]
 Run = Callable[..., tuple[int, str, str]]
@@ -344,12 +349,11 @@ def test_a_state_that_stops_being_finite_ends_the_run(run: Run) -> None:
 
 
 def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(run: Run) -> None:
-    # Two steps of Adam at a rate of 3e38 are beyond float32.
     assert run("train", *QUICK, "--out", "r", "--optimizer", "adam")[0] == 0
     folder = RunFolder(Path("r"))
     checkpoint = Checkpoint.load(folder.checkpoint)
     for group in checkpoint.optimizer["param_groups"]:
-        group["lr"] = 3e38
+        group["lr"] = math.inf
     checkpoint.save(folder.checkpoint)
     before = folder.checkpoint.read_bytes()
     status, out, err = run("train", "--resume", "r", "--epochs", 3)
@@ -357,7 +361,7 @@ def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(run: Run) -> N
     assert "stopped being finite" in err
     assert "hidden layer 1" in err or "output layer" in err
     assert "epoch 3" in err
-    assert "after epoch 2 is kept" in err
+    assert "after 2 epochs is kept" in err
     assert folder.checkpoint.read_bytes() == before
     assert len(metrics(Path("r"))) == 2
 
@@ -528,24 +532,92 @@ def test_a_run_killed_twice_in_its_first_epoch_still_starts_anew(run: Run, quick
     assert_same_run(Path("r"), Path("whole"))
 
 
-def test_ctrl_c_says_how_to_go_on(run: Run) -> None:
+def begin(*words: object) -> subprocess.Popen[str]:
+    """A training in a process of its own, which has come to its first mini-batches."""
     # Whoever runs the tests in the background ignores Ctrl-C, and the child would inherit that.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from eqprop.cli import train\n"
+        "told = train.Display.batch\n"
+        "def batch(self, running):\n"
+        "    print(running.batch, file=sys.stderr, flush=True)\n"
+        "    told(self, running)\n"
+        "train.Display.batch = batch\n"
         "from eqprop.cli.main import main; sys.exit(main())"
     )
-    words = [sys.executable, "-c", code, "train", "--epochs", "1000", "--out", "r"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not Path("r/metrics.jsonl").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    command = [sys.executable, "-c", code, "train", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.strip() == "12":
+            break
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_run_that_is_stopped_within_an_epoch_loses_nothing(
+    run: Run, number: signal.Signals
+) -> None:
+    words = "--schedule", "cosine", "--shift", 1, "--optimizer", "adam", "--hidden", 64
+    few = *words, "--learning-rates", 0.01, 0.01, "--epochs", 3
+    assert run("train", *few, "--out", "whole")[0] == 0
+    process = begin(*few, "--out", "r")
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "--resume r" in err.splitlines()[-1]
-    assert "Traceback" not in err
-    assert Path("r/curves.png").exists()
+    assert process.returncode == 128 + number
+    last = err.splitlines()[-1]
+    assert "error" not in last
+    found = re.fullmatch(
+        r"eqprop: stopped in epoch 1 of 3 after (\d+) of 72 mini-batches, and all of it is kept; "
+        r"go on with: eqprop train --resume r",
+        last,
+    )
+    assert found
+    kept = Checkpoint.load("r")
+    assert kept.history == []
+    assert kept.unfinished is not None
+    assert kept.unfinished.batch == int(found[1])
+    status, _, err = run("train", "--resume", "r", "--epochs", 0)
+    assert status == 2
+    assert run("train", "--resume", "r")[0] == 0
+    assert_same_run(Path("r"), Path("whole"))
+
+
+def test_an_impatient_second_ctrl_c_says_what_was_kept(run: Run, quick: Quick) -> None:
+    quick("r")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Display, "batch", interrupted)
+        status, _, err = run("train", "--resume", "r", "--epochs", 5)
+    assert status == 130
+    assert err.splitlines()[-1] == (
+        "eqprop: stopped at once in epoch 3 of 5; the state after 2 epochs is kept in "
+        "r/checkpoint/last.safetensors; go on with: eqprop train --resume r"
+    )
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_long_epoch_is_kept_within_it(run: Run) -> None:
+    """Where every mini-batch takes as long as it may, each is kept; a kill then loses none."""
+    batches = []
+
+    def killed(_: object, running: Running) -> None:
+        batches.append(running.batch)
+        if len(batches) == 100:
+            raise MemoryError
+
+    assert run("train", *QUICK, "--out", "whole")[0] == 0
+    with pytest.MonkeyPatch.context() as patch, suppress(MemoryError):
+        patch.setattr(train, "_STORE_EVERY", -1.0)
+        patch.setattr(train.Display, "batch", killed)
+        run("train", *QUICK, "--out", "r")
+    kept = Checkpoint.load("r")
+    assert kept.unfinished is not None
+    assert len(kept.history) * len(set(batches)) + kept.unfinished.batch >= 98
+    assert run("train", "--resume", "r")[0] == 0
+    assert_same_run(Path("r"), Path("whole"))
 
 
 def test_tensorboard_events_are_written_on_request(run: Run) -> None:

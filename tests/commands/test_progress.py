@@ -1,6 +1,7 @@
 """What is said meanwhile: a bar where somebody looks, a line now and then where nobody does."""
 
 import io
+import os
 import sys
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 
 from eqprop.cli.progress import Display, Progress, duration
 from eqprop.training.loop import Metrics, Running
+from eqprop.training.settled import Tally
 
 
 class Terminal(io.StringIO):
@@ -23,6 +25,15 @@ anywhere = pytest.mark.parametrize("stream", [Terminal, io.StringIO], ids=["term
 def stderr(monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]) -> io.StringIO:
     monkeypatch.setattr(sys, "stderr", said := stream())
     return said
+
+
+def running(epoch: int, batch: int, batches: int, wrong: int, tested: int = 0) -> Running:
+    """After mini-batches of 20."""
+    counts = torch.tensor(wrong), torch.tensor(0.0)
+    began, tally = torch.zeros(1), Tally()
+    return Running(
+        epoch, batch, batches, *counts, 20 * batch, began, 0.0, tally, tally, None, tested
+    )
 
 
 class Never:
@@ -47,8 +58,27 @@ def test_a_terminal_gets_a_bar_that_says_what_is_done(monkeypatch: pytest.Monkey
     with Progress(3, "row", delay=0) as tick:
         time.sleep(0.25)
         tick("first")
-    assert "first:  33%" in terminal.getvalue()
-    assert "1/3" in terminal.getvalue()
+    assert "first |" in terminal.getvalue()
+    assert "| 33 %, " in terminal.getvalue()
+
+
+def test_at_60_columns_there_is_room_for_a_bar_and_all_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = stderr(monkeypatch, Terminal)
+    monkeypatch.setattr(Terminal, "fileno", lambda _: 2)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((60, 24)))
+    display = Display(epochs=30, batches=1200)
+    for batch in range(1, 4):
+        time.sleep(0.25)
+        display.batch(running(12, batch, 1200, batch))
+    display.close()
+    shown = [line for line in terminal.getvalue().split("\r") if "epoch" in line][-1]
+    assert shown.startswith("epoch 12/30, error 5.00 % |")
+    assert shown.count("|") == 2
+    assert len(shown) <= 60
+    assert len(shown.split("|")[1]) >= 3
+    assert " left" in shown
 
 
 @anywhere
@@ -67,12 +97,12 @@ def test_every_epoch_of_a_training_leaves_a_line(
     monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
 ) -> None:
     said = stderr(monkeypatch, stream)
-    display = Display(epochs=12, batches=2, done=3)
+    display = Display(epochs=12, batches=2, done=6)
     for batch in (1, 2):
-        display.batch(Running(4, batch, 2, torch.tensor(batch), 20 * batch))
+        display.batch(running(4, batch, 2, batch))
     display.epoch(Metrics(4, 5.0, 0.1, 6.0, 0.2, 1.5, (12.0, 90.0)))
     display.close()
-    line = "train error   5.00 %  test error   6.00 %  weight angle 12.0°, 90.0°  1.5 s  "
+    line = "error: train  5.00 %, test  6.00 %  weight angle 12.0°, 90.0°  1.5 s  "
     assert f"epoch  4/12  {line}" in said.getvalue()
 
 
@@ -104,10 +134,10 @@ def test_an_epoch_says_how_samples_settled(
     monkeypatch: pytest.MonkeyPatch, settles: bool, metrics: Metrics, said: str
 ) -> None:
     file = stderr(monkeypatch, io.StringIO)
-    display = Display(epochs=12, batches=2, done=3, settles=settles)
+    display = Display(epochs=12, batches=2, done=6, settles=settles)
     display.epoch(metrics)
     display.close()
-    assert f"test error   6.00 %  {said}" in file.getvalue()
+    assert f"test  6.00 %  {said}" in file.getvalue()
 
 
 @anywhere

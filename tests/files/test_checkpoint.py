@@ -1,18 +1,31 @@
 """Checkpoints lose nothing, execute nothing, and are whole or refused."""
 
+import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import nn
 
-from eqprop.training.checkpoint import Checkpoint, CheckpointError
+import eqprop.training.checkpoint
+from eqprop.core.activations import Rho
+from eqprop.core.models import ConvergentModel
+from eqprop.networks.connections.chains import convolutional, dense, untied
+from eqprop.networks.connections.conv_pool import Pooling
+from eqprop.networks.prototypical import PrototypicalNetwork
+from eqprop.networks.real_time import RealTimeNetwork
+from eqprop.training.checkpoint import LAST, Checkpoint, CheckpointError
+from eqprop.training.plain import from_plain, to_plain
 
 Parts = tuple[nn.Module, torch.optim.Optimizer, torch.Generator]
 
@@ -95,6 +108,176 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     saved(path)
     with pytest.raises(CheckpointError, match="another model"):
         Checkpoint.load(path).restore(*make(1, size=5))
+
+
+def network(rho: Rho = "tanh", kind: Any = RealTimeNetwork, **others: Any) -> ConvergentModel:
+    torch.manual_seed(0)
+    return kind(dense(3, 4, 2), rho, **others)
+
+
+def checkpoint_of(model: nn.Module, scheduled: bool = False) -> Checkpoint:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3) if scheduled else None
+    return Checkpoint.capture(model, optimizer, torch.Generator(), [], scheduler=scheduler)
+
+
+def pooling(kind: Pooling) -> ConvergentModel:
+    return PrototypicalNetwork(convolutional((1, 6, 6), [2], 2, kernel=3, pool=2, pooling=kind))
+
+
+@pytest.mark.parametrize(
+    ("trained", "other", "said"),
+    [
+        (network(), network("hard-sigmoid"), "rho = hard-sigmoid instead of tanh"),
+        (network(), network(torch.sin), "rho = sin instead of tanh"),
+        (
+            network(kind=PrototypicalNetwork),
+            network("hard-sigmoid", PrototypicalNetwork),
+            "activation = hard-sigmoid instead of tanh",
+        ),
+        (
+            network(),
+            network(kind=PrototypicalNetwork),
+            "model = PrototypicalNetwork instead of RealTimeNetwork",
+        ),
+        (network(), network(clip=(0, 1)), r"clip = \[0, 1\] instead of None"),
+        (pooling("max"), pooling("average"), "pooling=average.* instead of .*pooling=max"),
+        (
+            network(),
+            RealTimeNetwork(untied(dense(3, 4, 2), 0.0), "tanh"),
+            r"connections = .* connections.1.backward_weight 2×4 instead of absent",
+        ),
+    ],
+    ids=["rho", "own-rho", "activation", "model", "clip", "pooling", "untied"],
+)
+def test_a_checkpoint_of_a_network_that_is_something_else_is_refused(
+    tmp_path: Path, trained: ConvergentModel, other: ConvergentModel, said: str
+) -> None:
+    """Their parameters may be alike: it would answer as if it had learnt badly."""
+    checkpoint_of(trained).save(tmp_path / "last")
+    checkpoint = Checkpoint.load(tmp_path / "last")
+    before = [p.clone() for p in other.parameters()]
+    with pytest.raises(CheckpointError, match=f"another model: .*{said}"):
+        checkpoint.restore_model(other)
+    for one, now in zip(before, other.parameters(), strict=True):
+        assert torch.equal(one, now)
+    checkpoint.restore_model(trained)
+
+
+def test_what_only_decides_how_the_steady_state_is_reached_may_be_another() -> None:
+    checkpoint_of(network()).restore_model(network(epsilon=0.5, updates="alternating"))
+
+
+def test_a_weight_used_twice_is_kept_and_is_still_one_when_it_comes_back(tmp_path: Path) -> None:
+    def tied() -> PrototypicalNetwork:
+        model = PrototypicalNetwork(dense(3, 3, 3, 2), "tanh")
+        model.connections[1].weight = model.connections[0].weight
+        return model
+
+    torch.manual_seed(1)
+    trained = tied()
+    checkpoint_of(trained).save(tmp_path / "last")
+    other = tied()
+    weight = trained.get_parameter("connections.0.weight")
+    assert not torch.equal(other.get_parameter("connections.0.weight"), weight)
+    Checkpoint.load(tmp_path / "last").restore_model(other)
+    assert other.connections[1].weight is other.connections[0].weight
+    assert torch.equal(other.get_parameter("connections.0.weight"), weight)
+
+
+def test_a_compiled_network_and_what_it_was_compiled_from_share_checkpoints(
+    tmp_path: Path,
+) -> None:
+    trained, other = network(), network()
+    with torch.no_grad():
+        trained.get_parameter("connections.0.weight").fill_(5.0)
+    checkpoint_of(cast("nn.Module", torch.compile(trained))).save(tmp_path / "last")
+    checkpoint = Checkpoint.load(tmp_path / "last")
+    checkpoint.restore_model(cast("nn.Module", torch.compile(other)))
+    assert torch.equal(other.get_parameter("connections.0.weight"), torch.full((4, 3), 5.0))
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_schedule_is_neither_forgotten_nor_made_up(tmp_path: Path, scheduled: bool) -> None:
+    model = network()
+    checkpoint_of(model, scheduled).save(tmp_path / "last")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = None if scheduled else torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    checkpoint = Checkpoint.load(tmp_path / "last")
+    with pytest.raises(CheckpointError, match="for scheduler, as when it was written"):
+        checkpoint.restore(model, optimizer, torch.Generator(), scheduler=scheduler)
+
+
+def test_a_checkpoint_is_found_in_the_folder_of_its_run(tmp_path: Path) -> None:
+    checkpoint_of(network()).save(tmp_path / LAST)
+    assert Checkpoint.load(str(tmp_path)).model.keys() == network().state_dict().keys()
+    with pytest.raises(CheckpointError, match="no such file"):
+        Checkpoint.load(tmp_path / "checkpoint")
+
+
+def test_a_state_that_no_file_can_hold_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    class Odd:
+        def state_dict(self) -> dict[str, Any]:
+            return {"rule": [1.0, print]}
+
+        def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+
+    model = network()
+    checkpoint_of(model).save(tmp_path / "last")
+    before = (tmp_path / "last").read_bytes()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    odd = Checkpoint.capture(model, optimizer, torch.Generator(), [], scheduler=Odd())
+    with pytest.raises(TypeError, match="scheduler/rule/1: expected numbers, text and tensors"):
+        odd.save(tmp_path / "last")
+    assert (tmp_path / "last").read_bytes() == before
+
+
+def test_a_checkpoint_of_a_newer_version_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eqprop.training.checkpoint, "_FORMAT", 4)
+    checkpoint_of(network()).save(tmp_path / "last")
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="format 3 or before, found format 4 of a newer"):
+        Checkpoint.load(tmp_path / "last")
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.builds(lambda n: torch.arange(n), st.integers(0, 3)),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.integers() | st.tuples(st.booleans()), inner, max_size=3)
+        | st.builds(Counter, st.dictionaries(st.integers(), st.integers(), max_size=3))
+    ),
+    max_leaves=12,
+)
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(map(same, one.values(), other.values()))
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
+@given(PLAIN)
+@example({"a": {"b": torch.zeros(1)}, "a/b": torch.ones(1)})
+@example({1: torch.zeros(1), "1": torch.ones(1)})
+def test_plain_values_and_tensors_among_them_come_back_as_they_were(value: object) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    written = json.loads(json.dumps(to_plain(value, "top", tensors)))
+    back = from_plain(written, tensors)
+    assert type(back) is type(value)
+    assert same(value, back)
 
 
 def test_a_missing_checkpoint_says_so(tmp_path: Path) -> None:

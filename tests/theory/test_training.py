@@ -1,21 +1,38 @@
 """The loop over epochs and the evaluation count what they say, on cases worked out by hand."""
 
+from contextlib import suppress
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any
+from warnings import catch_warnings, simplefilter
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    ExponentialLR,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 from eqprop.core.costs import SquaredError
 from eqprop.core.models import ConvergentModel, State, VectorFieldModel
 from eqprop.core.phases import relax
 from eqprop.core.stepping import NonFiniteError
+from eqprop.data.augmentation import random_shift
 from eqprop.data.dataset import Dataset, Split
 from eqprop.estimators.continual import ContinualEP
 from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.networks.connections.chains import dense
 from eqprop.networks.prototypical import PrototypicalNetwork
+from eqprop.training.checkpoint import Checkpoint
 from eqprop.training.evaluation import evaluate, predict
-from eqprop.training.loop import train
+from eqprop.training.loop import Running, train
 
 
 class Echo(VectorFieldModel):
@@ -93,7 +110,7 @@ def test_a_plateau_of_the_train_loss_lowers_the_learning_rate_after_an_epoch() -
     """It is told the loss once an epoch; this one learns too slowly for it ever to fall."""
     model = Echo()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, eps=0.0)
+    scheduler = ReduceLROnPlateau(optimizer, patience=0, eps=0.0)
     data = Dataset("three", train=THREE, test=THREE, classes=2)
     rates = [
         optimizer.param_groups[0]["lr"]
@@ -180,11 +197,13 @@ def test_an_epoch_counts_every_sample_before_its_own_update_and_tests_after_it()
             data,
             epochs=2,
             batch_size=2,
-            on_batch=lambda r: seen.append((r.epoch, r.batch, r.batches, r.samples)),
+            on_batch=lambda r: seen.append((r.epoch, r.batch, r.batches, r.samples, r.tested)),
         )
     )
     assert estimator.batches == [2, 1, 2, 1]
-    assert seen == [(1, 1, 2, 2), (1, 2, 2, 3), (2, 1, 2, 2), (2, 2, 2, 3)]
+    # The third time after the test of all three.
+    assert seen[:3] == [(1, 1, 2, 2, 0), (1, 2, 2, 3, 0), (1, 2, 2, 3, 3)]
+    assert seen[3:] == [(2, 1, 2, 2, 0), (2, 2, 2, 3, 0), (2, 2, 2, 3, 3)]
     assert [m.epoch for m in epochs] == [1, 2]
     # From the first update on everything is taken for class 1, so only sample 0 is wrong: by epoch
     # 2 wherever it comes, and in the test. In epoch 1 the first two samples are seen as they are.
@@ -246,6 +265,172 @@ def test_a_parameter_that_stops_being_finite_is_named_with_its_update() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     with pytest.raises(NonFiniteError, match="parameter bias .* seen at the end of epoch 1"):
         list(train(model, Ruining(), optimizer, data, epochs=3, batch_size=2))
+
+
+class LeftError(Exception):
+    """Somebody pulled the plug."""
+
+
+def eighteen() -> Dataset:
+    """Samples of two classes, and four to test on; the fifth mini-batch of four is a short one."""
+    images = torch.rand(20, 1, 2, 3, generator=torch.Generator().manual_seed(5))
+    labels = (images.flatten(1).sum(1) > 3).long()
+    return Dataset("eighteen", Split(images[:18], labels[:18]), Split(images[4:8], labels[4:8]), 2)
+
+
+SCHEDULERS = {
+    "constant": lambda optimizer: None,
+    "one-cycle": lambda optimizer: OneCycleLR(optimizer, 0.1, total_steps=10),
+    "steps": lambda optimizer: MultiStepLR(optimizer, [2, 7]),
+    "plateau": lambda optimizer: ReduceLROnPlateau(optimizer, patience=0),
+    "in-turn": lambda optimizer: SequentialLR(
+        optimizer, [ConstantLR(optimizer, 0.5), ExponentialLR(optimizer, 0.9)], [3]
+    ),
+}
+OPTIMIZERS = {
+    "adam": lambda parameters: torch.optim.Adam(parameters, 0.05),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 0.1),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, torch.tensor(0.1), 0.9),
+}
+
+
+class Student:
+    """A network and all that trains it, over two epochs."""
+
+    def __init__(self, optimizer: str, scheduler: str, continual: bool) -> None:
+        torch.manual_seed(0)
+        self.model = PrototypicalNetwork(dense(6, 4, 2), "tanh")
+        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
+        self.scheduler = SCHEDULERS[scheduler](self.optimizer)
+        self.generator = torch.Generator().manual_seed(3)
+        self.estimator: Estimator = (
+            ContinualEP(self.optimizer, 5, 3, 0.5)
+            if continual
+            else EquilibriumPropagation(5, 3, 0.5, nudging="random-sign", tolerance=0.1)
+        )
+
+    def learn(self, calls: float, begun: Checkpoint | None = None) -> list[dict[str, Any]]:
+        """To the end, or until it has been called so often between two mini-batches."""
+        self.history = [] if begun is None else list(begun.history)
+        self.calls, self.left = calls, None
+        with suppress(LeftError):
+            for metrics in train(
+                self.model,
+                self.estimator,
+                self.optimizer,
+                eighteen(),
+                epochs=2,
+                batch_size=4,
+                generator=self.generator,
+                scheduler=self.scheduler,
+                augmentation=partial(random_shift, pixels=1),
+                done=len(self.history),
+                unfinished=begun.unfinished if begun else None,
+                on_batch=self.count,
+            ):
+                self.history.append({**vars(metrics), "seconds": 0.0})
+        return self.history
+
+    def count(self, running: Running) -> None:
+        self.calls -= 1
+        if self.calls < 0:
+            self.left = running.unfinished()
+            raise LeftError
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint.capture(
+            self.model,
+            self.optimizer,
+            self.generator,
+            self.history,
+            scheduler=self.scheduler,
+            unfinished=self.left,
+        )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler", "continual"),
+    [
+        ("sgd", "constant", True),
+        ("sgd", "steps", False),
+        ("adam", "one-cycle", False),
+        ("adam", "in-turn", True),
+        ("momentum", "plateau", False),
+        ("momentum", "steps", True),
+    ],
+)
+def test_an_epoch_that_was_left_between_any_two_mini_batches_goes_on_bit_for_bit(
+    optimizer: str, scheduler: str, continual: bool, tmp_path: Path
+) -> None:
+    """Of five mini-batches and one of the test, in each of two epochs."""
+    kind = optimizer, scheduler, continual
+    whole = Student(*kind)
+    expected = whole.learn(inf)
+    for calls in range(12):
+        left = Student(*kind)
+        left.learn(calls)
+        assert left.left is not None
+        left.checkpoint().save(tmp_path / "left")
+        gone_on = Student(*kind)
+        checkpoint = Checkpoint.load(tmp_path / "left")
+        checkpoint.restore(
+            gone_on.model, gone_on.optimizer, gone_on.generator, scheduler=gone_on.scheduler
+        )
+        assert gone_on.learn(inf, checkpoint) == expected
+        for a, b in zip(whole.model.parameters(), gone_on.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_an_epoch_that_was_left_elsewhere_is_refused() -> None:
+    student = Student("sgd", "constant", False)
+    student.learn(8)
+    left = student.left
+    assert left is not None
+    assert (left.epoch, left.batch) == (2, 3)
+    rest = student.model, student.estimator, student.optimizer, eighteen()
+    with pytest.raises(ValueError, match=r"expected epoch 1 .* got epoch 2, left after .* 3"):
+        train(*rest, epochs=2, batch_size=4, unfinished=left)
+    with pytest.raises(ValueError, match=r"epoch 2 of at most 2 mini-batches"):
+        train(*rest, epochs=2, batch_size=9, done=1, unfinished=left)
+
+
+def test_a_captured_state_is_that_of_the_moment_whatever_is_learnt_later() -> None:
+    student = Student("adam", "constant", False)
+    student.learn(4)
+    captured = student.checkpoint()
+    before = {name: value.clone() for name, value in student.model.state_dict().items()}
+    student.learn(inf)
+    assert not torch.equal(
+        student.model.state_dict()["connections.0.weight"], before["connections.0.weight"]
+    )
+    captured.restore_model(student.model)
+    for name, value in student.model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_training_that_nobody_iterates_over_says_that_nothing_is_learnt() -> None:
+    model, data = Echo(), Dataset("three", train=THREE, test=THREE, classes=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.warns(RuntimeWarning, match="nobody iterated over .* for metrics in train"):
+        train(model, Pushing(), optimizer, data, epochs=1)
+    with catch_warnings(record=True) as said:
+        simplefilter("always")
+        next(train(model, Pushing(), optimizer, data, epochs=2))
+    assert said == []
+
+
+def test_whoever_looks_after_a_mini_batch_sees_its_estimate() -> None:
+    model, data = Echo(), Dataset("three", train=THREE, test=THREE, classes=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    seen = []
+    list(train(model, Pushing(), optimizer, data, epochs=1, batch_size=2, on_batch=seen.append))
+    # The last is behind the test, which has no estimate.
+    *learnt, tested = seen
+    order = torch.randperm(3, generator=torch.Generator().manual_seed(0))
+    outputs = torch.cat([running.estimate.free.state[-1] for running in learnt])
+    torch.testing.assert_close(outputs, THREE.images.view(3, 2)[order])
+    assert tested.estimate is None
+    assert [running.tested for running in seen] == [0, 0, 3]
 
 
 def test_training_starts_where_it_is_told_to() -> None:

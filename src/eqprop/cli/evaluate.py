@@ -10,9 +10,12 @@ from typing import Any
 
 from eqprop import runs, training
 from eqprop.cli.options import add_options, add_usual, given
+from eqprop.cli.progress import Progress
 from eqprop.settings import Experiment
 
 __all__ = ["add", "run"]
+
+_AT_ONCE = 500
 
 _SUMMARY = "measure the error of a trained network"
 
@@ -38,13 +41,21 @@ def run(options: argparse.Namespace) -> int:
     """Measure it."""
     opened = runs.open_run(options.folder, given(options, Experiment), data_dir=options.data_dir)
     experiment, network = opened.experiment, opened.network
-    with opened.blamed(), runs.enough_for(experiment):
+    split = opened.data.train if options.split == "train" else opened.data.test
+    batches = -(-len(split) // _AT_ONCE)
+    with (
+        opened.blamed(),
+        runs.enough_for(experiment),
+        Progress(batches, "mini-batch") as tick,
+    ):
         found = training.evaluate(
             network,
-            opened.data.train if options.split == "train" else opened.data.test,
+            split,
             experiment.free_steps,
             tolerance=experiment.tolerance,
             cost=runs.build_cost(experiment),
+            batch_size=_AT_ONCE,
+            on_batch=lambda samples: tick(f"{samples} samples"),
         )
     if options.json:
         print(json.dumps({"epoch": opened.epochs, "split": options.split, **asdict(found)}))
@@ -55,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     tolerance = training.AT_REST if experiment.tolerance is None else experiment.tolerance
     print(
         f"{options.split} error {found.error:.2f} % of {found.samples} samples, "
-        f"loss {found.loss:.4f}, after {opened.epochs} epochs\n"
+        f"loss {found.loss:.4f}, after {opened.trained}\n"
         f"residual of the free phase: {residual}\n"
         f"steps of the free phase: {_steps(found)}\n{_rest(found, tolerance * network.epsilon)}"
     )

@@ -1,8 +1,9 @@
 """The command line: ``eqprop`` or ``python -m eqprop``.
 
 Every command exits 0 on success, 2 on bad usage and 1 on failure, and then says on one line of
-standard error what was wrong, what was expected and what to do. Results go to standard output,
-everything else to standard error.
+standard error what was wrong, what was expected and what to do. Stopped by Ctrl-C or SIGTERM it
+exits as shells have it, with 130 or 143, and the line says what is kept. Results go to standard
+output, everything else to standard error.
 
 A command is a module with ``add``, which declares it, and ``run``, which gets its options and
 returns the exit status. None imports torch or matplotlib before it runs, so that ``--help`` and
@@ -13,6 +14,7 @@ import argparse
 import difflib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -21,6 +23,7 @@ from pathlib import Path
 from eqprop import core, estimators
 from eqprop.cli import bench, evaluate, presets, reproduce, show, theorem, train
 from eqprop.cli.options import Parser, remember_options
+from eqprop.cli.stopping import Stopped
 from eqprop.errors import ConfigurationError, Failure, UsageError
 
 __all__ = ["main"]
@@ -44,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except (UsageError, ConfigurationError) as error:
         return _complain(error, 2)
+    except Stopped as stopped:
+        return _say(stopped, stopped.status)
     except KeyboardInterrupt:
-        return _complain("interrupted", 1)
+        return _say("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output has gone: there is nobody left to tell.
         sys.stdout = None
@@ -77,5 +82,9 @@ def _unrecognised(word: str, known: Sequence[str]) -> str:
 
 
 def _complain(error: object, status: int) -> int:
-    print(f"eqprop: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return _say(f"error: {error}", status)
+
+
+def _say(what: object, status: int) -> int:
+    print(f"eqprop: {' '.join(str(what).split())}", file=sys.stderr)
     return status

@@ -43,6 +43,8 @@ class Progress:
             mininterval=0.2,
             delay=delay,
             disable=not sys.stderr.isatty(),
+            # Short enough to leave room for the bar on a terminal of 60 columns.
+            bar_format="{desc} |{bar}| {percentage:.0f} %, {remaining} left",
         )
         self._total, self._units = total, f"{unit}{'es' if unit.endswith(('s', 'ch')) else 's'}"
         self._done, self._interval = done, interval
@@ -63,6 +65,11 @@ class Progress:
         elif self._bar.update(1):
             self._bar.set_description_str(str(what))
 
+    def going(self, what: object) -> None:
+        """Something goes on within a part, which ``what`` says."""
+        if not self._bar.disable:
+            self._bar.set_description_str(str(what))
+
     def say(self, line: str) -> None:
         """A line that stays."""
         self._said = time.perf_counter()
@@ -81,28 +88,30 @@ class Display:
     Args:
         epochs: how many there will be.
         batches: mini-batches in each.
-        done: how many epochs were completed earlier.
+        done: how many mini-batches were done earlier.
         settles: whether samples stop where they rest, each after steps of its own.
     """
 
     def __init__(self, epochs: int, batches: int, done: int = 0, *, settles: bool = False) -> None:
-        self._epochs, self._done, self._settles = epochs, done, settles
-        self._started = time.perf_counter()
-        self._progress = Progress(
-            epochs * batches, "batch", done=done * batches, delay=0, interval=60
-        )
+        self._epochs, self._batches, self._settles = epochs, batches, settles
+        self._done, self._started = done, time.perf_counter()
+        self._progress = Progress(epochs * batches, "batch", done=done, delay=0, interval=60)
 
     def batch(self, running: training.Running) -> None:
-        """A mini-batch is done."""
-        self._progress.tick(_Epoch(running, self._epochs))
+        """A mini-batch is done, of the epoch or of its test."""
+        if running.tested:
+            self._progress.going(_Testing(running, self._epochs))
+        else:
+            self._progress.tick(_Epoch(running, self._epochs))
 
     def epoch(self, metrics: training.Metrics) -> None:
         """An epoch is done."""
-        completed = metrics.epoch - self._done
-        left = (time.perf_counter() - self._started) / completed * (self._epochs - metrics.epoch)
+        done = metrics.epoch * self._batches
+        per_batch = (time.perf_counter() - self._started) / max(1, done - self._done)
+        left = per_batch * (self._epochs * self._batches - done)
         self._progress.say(
             f"epoch {metrics.epoch:>{len(str(self._epochs))}}/{self._epochs}  "
-            f"train error {metrics.train_error:6.2f} %  test error {metrics.test_error:6.2f} %  "
+            f"error: train {metrics.train_error:5.2f} %, test {metrics.test_error:5.2f} %  "
             f"{_angles(metrics.weight_angles)}{_steps(metrics) if self._settles else ''}"
             f"{_unrest(metrics)}"
             f"{metrics.seconds:.1f} s  {duration(left)} left"
@@ -126,7 +135,17 @@ class _Epoch:
     def __str__(self) -> str:
         # To ask for the error waits for the device.
         error = self.running.train_error
-        return f"epoch {self.running.epoch}/{self.epochs}, train error so far {error:.2f} %"
+        return f"epoch {self.running.epoch}/{self.epochs}, error {error:.2f} %"
+
+
+@final
+@dataclass(frozen=True)
+class _Testing:
+    running: training.Running
+    epochs: int
+
+    def __str__(self) -> str:
+        return f"epoch {self.running.epoch}/{self.epochs}, {self.running.tested} tested"
 
 
 def _angles(angles: Sequence[float]) -> str:

@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
     name = options.folder.resolve().name.encode(errors="replace").decode()
     experiment = opened.experiment
     with runs.RunFolder(folder).claimed():
-        title = f"{name} after {opened.epochs} epoch{'s' * (opened.epochs != 1)}"
+        title = f"{name} after {opened.trained}"
         drawn = _draw(found, experiment, own, title, settings.sample, folder)
         numbers = {
             "of": name,

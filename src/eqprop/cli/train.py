@@ -6,17 +6,20 @@ import argparse
 import json
 import math
 import shlex
+import signal
 import sys
+import time
 import tomllib
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from eqprop import core, data, estimators, pictures, runs
+from eqprop import core, data, estimators, pictures, runs, training
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Display
+from eqprop.cli.stopping import Stop, Stopped
 from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.settings import PRESETS, Experiment, options_of, preset
 
@@ -35,9 +38,14 @@ every setting of it can be overridden here or in a TOML file:
   eqprop train --resume runs/p-1h                go on where a run was stopped
 """
 
+_STORE_EVERY = 120.0
+"""Seconds of training that a killed process may lose."""
+
 _END = """\
-The run's folder receives config.json, metrics.jsonl (one line per epoch), checkpoint/ (written
-after every epoch; a run killed at any moment can be resumed) and curves.png.
+The run's folder receives config.json, metrics.jsonl (one line per epoch), checkpoint/ and
+curves.png. The checkpoint is written after every epoch, within one every two minutes, and when
+Ctrl-C or SIGTERM stops the run (exit status 130 or 143); --resume goes on from there as if it had
+never stopped.
 """
 
 
@@ -111,7 +119,7 @@ def _begin(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
     machine = runs.environment(experiment.threads, experiment.device)
     with folder.begun():
         folder.write_config(runs.RunConfig(name, experiment, _kept(data_dir), machine))
-        return _train(folder, learner, dataset, [], writer, as_json=options.json)
+        return _train(folder, learner, dataset, None, writer, as_json=options.json)
 
 
 def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
@@ -139,8 +147,7 @@ def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
         # Killed in its first epoch, a run has neither a checkpoint nor metrics: it starts anew.
         fresh = not folder.checkpoint.exists() and not folder.has_metrics
         checkpoint = None if fresh else folder.read_checkpoint(config)
-        history = [] if checkpoint is None else checkpoint.history
-        experiment = _lengthened(config.experiment, changes, len(history))
+        experiment = _lengthened(config.experiment, changes, checkpoint)
         writer = _event_writer() if options.tensorboard else None
         learner = runs.build_learner(experiment)
         dataset = runs.build_data(experiment, options.data_dir or config.data_dir)
@@ -149,8 +156,8 @@ def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
         data_dir = _kept(options.data_dir) or config.data_dir
         # Only now that everything fits: a run that cannot be resumed keeps its files as they were.
         folder.write_config(replace(config, experiment=experiment, data_dir=data_dir))
-        folder.rewrite_metrics(history)
-        return _train(folder, learner, dataset, history, writer, as_json=options.json)
+        folder.rewrite_metrics([] if checkpoint is None else checkpoint.history)
+        return _train(folder, learner, dataset, checkpoint, writer, as_json=options.json)
 
 
 def _chosen(
@@ -190,11 +197,18 @@ def _read_settings(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _lengthened(experiment: Experiment, changes: Mapping[str, Any], done: int) -> Experiment:
+def _lengthened(
+    experiment: Experiment, changes: Mapping[str, Any], begun: training.Checkpoint | None
+) -> Experiment:
     """The experiment with another number of epochs, if one is given."""
     epochs = changes.get("epochs", experiment.epochs)
+    done = 0 if begun is None else len(begun.history)
     if epochs < done:
         raise ConfigurationError("epochs", epochs, f"at least the {done} the run has done")
+    if begun is not None and begun.unfinished is not None and epochs == done:
+        raise ConfigurationError(
+            "epochs", epochs, f"more than the {done} the run has done, as it is within the next one"
+        )
     if experiment.schedule != "constant" and epochs != experiment.epochs:
         raise ConfigurationError(
             "epochs",
@@ -209,47 +223,53 @@ def _train(
     folder: runs.RunFolder,
     learner: runs.Learner,
     dataset: data.Dataset,
-    history: list[dict[str, Any]],
+    begun: training.Checkpoint | None,
     writer: Any,
     *,
     as_json: bool,
 ) -> int:
-    """Train, leaving in the folder whatever is needed to go on after every epoch."""
+    """Train, leaving in the folder whatever is needed to go on after every epoch, within a long
+    one, and wherever it is stopped."""
     experiment = learner.experiment
     epochs, size = experiment.epochs, experiment.batch_size
     batches, settles = math.ceil(len(dataset.train) / size), experiment.tolerance is not None
-    display = Display(epochs, batches, len(history), settles=settles)
+    history = [] if begun is None else list(begun.history)
+    left = None if begun is None else begun.unfinished
+    done = len(history) * batches + (0 if left is None else left.batch)
+    display = Display(epochs, batches, done, settles=settles)
     events = writer(str(folder.path / "tensorboard")) if writer else None
     said: frozenset[str] = frozenset()
+    stop, stored = Stop(), time.monotonic()
+
+    def on_batch(running: training.Running) -> None:
+        nonlocal stored
+        display.batch(running)
+        if stop.number is not None or time.monotonic() - stored > _STORE_EVERY:
+            folder.store(learner.checkpoint(history, running.unfinished()))
+            stored = time.monotonic()
+        if stop.number is not None:
+            raise Stopped(_where(folder, running, epochs), stop.number)
+
     try:
-        with closing(display):
-            for metrics, checkpoint in learner.train(dataset, history, display.batch):
-                history = checkpoint.history
-                folder.store(checkpoint)
+        with closing(display), stop.awaited():
+            for metrics in learner.train(dataset, begun, on_batch):
+                history.append(asdict(metrics))
+                folder.store(learner.checkpoint(history))
+                stored = time.monotonic()
                 display.epoch(metrics)
                 doubts = runs.settling_doubts(experiment, metrics)
                 if doubts - said:
                     display.warn(runs.settling_warning(experiment, metrics))
                     said |= doubts
                 if events is not None:
-                    for name in ("train_error", "test_error", "train_loss", "test_loss"):
-                        events.add_scalar(name, history[-1][name], metrics.epoch)
-                    for name in ("free_steps", "nudged_steps", "restless", "test_cycling"):
-                        if history[-1][name] is not None:
-                            events.add_scalar(f"settling/{name}", history[-1][name], metrics.epoch)
-                    for index, angle in enumerate(metrics.weight_angles, 1):
-                        events.add_scalar(f"weight_angle/{index}", angle, metrics.epoch)
+                    _add_events(events, metrics)
     except (core.NonFiniteError, estimators.AdjointError) as error:
-        kept = (
-            f"the state after epoch {len(history)} is kept in {folder.checkpoint}"
-            if history
-            else "there is no earlier state to keep"
-        )
-        raise Failure(f"epoch {len(history) + 1}: {error} ({kept})") from None
+        raise Failure(f"epoch {len(history) + 1}: {error} ({_kept_state(folder)})") from None
     except KeyboardInterrupt:
-        raise Failure(
-            f"stopped in epoch {len(history) + 1} of {epochs}; "
-            f"go on with: eqprop train --resume {shlex.quote(str(folder.path))}"
+        raise Stopped(
+            f"stopped at once in epoch {len(history) + 1} of {epochs}; "
+            f"{_kept_state(folder)}; go on with: {_resumed(folder)}",
+            stop.number or signal.SIGINT,
         ) from None
     finally:
         if events is not None:
@@ -264,6 +284,40 @@ def _train(
             f"({sum(entry['seconds'] for entry in history):.0f} s); everything is in {folder.path}"
         )
     return 0
+
+
+def _add_events(events: Any, metrics: training.Metrics) -> None:
+    for name in ("train_error", "test_error", "train_loss", "test_loss"):
+        events.add_scalar(name, getattr(metrics, name), metrics.epoch)
+    for name in ("free_steps", "nudged_steps", "restless", "test_cycling"):
+        if (value := getattr(metrics, name)) is not None:
+            events.add_scalar(f"settling/{name}", value, metrics.epoch)
+    for index, angle in enumerate(metrics.weight_angles, 1):
+        events.add_scalar(f"weight_angle/{index}", angle, metrics.epoch)
+
+
+def _where(folder: runs.RunFolder, running: training.Running, epochs: int) -> str:
+    """Where a run was stopped, and how to go on."""
+    return (
+        f"stopped in epoch {running.epoch} of {epochs} after {running.batch} of "
+        f"{running.batches} mini-batches, and all of it is kept; go on with: {_resumed(folder)}"
+    )
+
+
+def _kept_state(folder: runs.RunFolder) -> str:
+    """What there is to go on from where nothing more could be kept."""
+    if not folder.checkpoint.exists():
+        return "there is no earlier state to keep"
+    kept = training.Checkpoint.load(folder.checkpoint)
+    within = f" and {kept.unfinished.batch} mini-batches" if kept.unfinished else ""
+    return (
+        f"the state after {len(kept.history)} epoch{'s'[len(kept.history) == 1 :]}{within} is kept "
+        f"in {folder.checkpoint}"
+    )
+
+
+def _resumed(folder: runs.RunFolder) -> str:
+    return f"eqprop train --resume {shlex.quote(str(folder.path))}"
 
 
 def _kept(data_dir: str | None) -> str | None:

@@ -99,6 +99,17 @@ class ConvergentModel(nn.Module, ABC):
         self.epsilon = float(epsilon)
         self.clip = clip
 
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What the model is besides its parameters, as JSON can hold it: a checkpoint of one that
+        is something else is refused."""
+        return {
+            "model": type(self).__name__,
+            "shapes": self.shapes,
+            "activation": None if self.activation is None else self.activation.name,
+            "clip": self.clip,
+        }
+
     def forward(self, x: Tensor, free_steps: int = 1000, tolerance: float | None = 1e-4) -> Tensor:
         """The output layer at the free steady state, (B, …): what ``model(x)`` gives.
 

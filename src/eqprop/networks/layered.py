@@ -125,6 +125,14 @@ class LayeredNetwork(ConvergentModel):
         self.updates = updates
 
     @property
+    def architecture(self) -> dict[str, Any]:
+        # An untied connection shows an angle, which moves as it learns.
+        connections = [
+            f"untied {c.upward}" if isinstance(c, Untied) else str(c) for c in self.chain
+        ]
+        return {**super().architecture, "connections": connections}
+
+    @property
     def chain(self) -> tuple[Connection, ...]:
         """The connections, input side first."""
         return tuple(cast("Iterable[Connection]", self.connections))

@@ -1,7 +1,7 @@
 r"""Real-time networks: Euler's method on an energy."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -53,6 +53,10 @@ class RealTimeNetwork(LayeredNetwork):
                 f"{self.rho.name} with ρ′(0) = 0, from where no unit would ever move; take "
                 'rho="hard-sigmoid", or an Activation whose derivative counts the end in'
             )
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {**super().architecture, "rho": self.rho.name}
 
     def rate(self, s: Tensor) -> Tensor:
         return self.rho(s)

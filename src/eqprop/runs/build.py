@@ -195,24 +195,23 @@ def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.op
 
 
 def build_scheduler(
-    experiment: Experiment, optimizer: torch.optim.Optimizer, samples: int, done: int = 0
+    experiment: Experiment, optimizer: torch.optim.Optimizer, batches: int, done: int = 0
 ) -> LambdaLR | None:
     """What sets the learning rates after every mini-batch, if they change.
 
     ``cosine`` multiplies them by ½ (1 + cos πp), p from 0 to 1 over all epochs.
 
     Args:
-        samples: in the training data.
-        done: epochs completed earlier.
+        batches: mini-batches of an epoch.
+        done: how many were done earlier, in all epochs.
     """
     if experiment.schedule == "constant":
         return None
-    batches = -(-samples // experiment.batch_size)
     for group in optimizer.param_groups:
         # Where the optimizer comes from a checkpoint, "lr" is what it was then.
         group.setdefault("initial_lr", group["lr"])
     factor = partial(_cosine, total=experiment.epochs * batches)
-    return LambdaLR(optimizer, factor, last_epoch=done * batches - 1)
+    return LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
 def _cosine(batch: int, total: int) -> float:

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from eqprop.errors import Failure, UsageError
 from eqprop.files import write_atomically
 from eqprop.settings.experiment import Experiment
-from eqprop.training.checkpoint import Checkpoint
+from eqprop.training.checkpoint import LAST, Checkpoint
 
 __all__ = ["RunConfig", "RunError", "RunFolder", "new_folder", "require_folder"]
 
@@ -70,7 +70,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        return self.path / "checkpoint" / "last.safetensors"
+        return self.path / LAST
 
     @property
     def curves(self) -> Path:
@@ -201,8 +201,10 @@ class RunFolder:
         return checkpoint
 
     def store(self, checkpoint: Checkpoint) -> None:
-        """Store the state after an epoch, then its metrics."""
+        """Store the state within an epoch, or after one and then its metrics."""
         checkpoint.save(self.checkpoint)
+        if checkpoint.unfinished is not None:
+            return
         with self.metrics.open("a") as file:
             file.write(json.dumps(checkpoint.history[-1]) + "\n")
 

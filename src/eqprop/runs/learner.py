@@ -1,7 +1,7 @@
 """A network and what trains it, made from the settings of an experiment."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -22,7 +22,7 @@ from eqprop.runs.build import (
 from eqprop.runs.out_of_memory import enough_for
 from eqprop.settings.experiment import Experiment
 from eqprop.training.checkpoint import Checkpoint
-from eqprop.training.loop import Metrics, Running, train
+from eqprop.training.loop import Metrics, Running, Unfinished, train
 
 __all__ = ["Learner", "build_learner"]
 
@@ -45,32 +45,35 @@ class Learner:
         Raises:
             CheckpointError: it belongs to another run.
         """
-        checkpoint.restore(self.network, self.optimizer, self.generator)
+        # What the learning rates are is decided by how many mini-batches are done.
+        replace(checkpoint, scheduler=None).restore(self.network, self.optimizer, self.generator)
 
     def train(
         self,
         data: Dataset,
-        history: Sequence[dict[str, Any]] = (),
-        on_batch: Callable[[Running], None] | None = None,
-    ) -> Iterator[tuple[Metrics, Checkpoint]]:
-        """Train to the last epoch of the experiment; every epoch gives its metrics and its state.
+        begun: Checkpoint | None = None,
+        on_batch: Callable[[Running], None] = lambda _: None,
+    ) -> Iterator[Metrics]:
+        """Train to the last epoch of the experiment.
 
         It sets the number of CPU threads to that of the experiment.
 
         Args:
-            history: the metrics of epochs completed earlier.
-            on_batch: called after every mini-batch.
+            begun: what the learner was restored from, if it was.
+            on_batch: called after every mini-batch, and after each of the test.
 
         Raises:
             NonFiniteError: a state or a parameter stopped being finite.
             Failure: the memory was too small.
         """
-        experiment, done = self.experiment, len(history)
-        history = list(history)
-        samples = len(data.train)
+        experiment = self.experiment
+        done = 0 if begun is None else len(begun.history)
+        left = None if begun is None else begun.unfinished
+        batches = -(-len(data.train) // experiment.batch_size)
+        batch = done * batches + (0 if left is None else left.batch)
         torch.set_num_threads(experiment.threads)
         with enough_for(experiment):
-            for metrics in train(
+            yield from train(
                 self.network,
                 self.estimator,
                 self.optimizer,
@@ -78,22 +81,25 @@ class Learner:
                 epochs=experiment.epochs,
                 batch_size=experiment.batch_size,
                 generator=self.generator,
-                scheduler=build_scheduler(experiment, self.optimizer, samples, done),
+                scheduler=build_scheduler(experiment, self.optimizer, batches, batch),
                 augmentation=self.augmentation,
                 done=done,
+                unfinished=left,
                 on_batch=on_batch,
-            ):
-                history.append(asdict(metrics))
-                yield (
-                    metrics,
-                    Checkpoint.capture(
-                        self.network,
-                        self.optimizer,
-                        self.generator,
-                        history,
-                        experiment.to_json(),
-                    ),
-                )
+            )
+
+    def checkpoint(
+        self, history: list[dict[str, Any]], unfinished: Unfinished | None = None
+    ) -> Checkpoint:
+        """The state now: after the epochs of ``history``, or within the next one."""
+        return Checkpoint.capture(
+            self.network,
+            self.optimizer,
+            self.generator,
+            history,
+            self.experiment.to_json(),
+            unfinished=unfinished,
+        )
 
 
 def build_learner(experiment: Experiment) -> Learner:

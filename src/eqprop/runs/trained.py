@@ -43,8 +43,15 @@ class TrainedRun:
 
     @property
     def epochs(self) -> int:
-        """How many the network has trained."""
+        """How many the network has trained to their end."""
         return 0 if self.checkpoint is None else len(self.checkpoint.history)
+
+    @property
+    def trained(self) -> str:
+        """How long it has trained, in words."""
+        left = None if self.checkpoint is None else self.checkpoint.unfinished
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
+        return epochs if left is None else f"{epochs} and {left.batch} mini-batches"
 
     @contextmanager
     def blamed(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from .evaluation import evaluate as evaluate
 from .evaluation import predict as predict
 from .loop import Metrics as Metrics
 from .loop import Running as Running
+from .loop import Unfinished as Unfinished
 from .loop import train as train
 from .settled import AT_REST as AT_REST
 from .settled import Settled as Settled

@@ -1,8 +1,9 @@
 """Checkpoints: all that training needs to go on as if it had never stopped, in one file.
 
 The file is in the safetensors format: tensors, and a header of JSON, neither of which can carry
-code. It holds the parameters, the optimizer's state, the state of the random generator (hence the
-order of the data still to come) and the metrics so far, with a digest of it all.
+code. It holds the parameters, the states of the optimizer, of the scheduler and of the random
+generator (hence the order of the data still to come), the metrics so far and, within an epoch, how
+far that has come; with a digest of it all.
 
 It is written under another name, flushed to the disk and then put in place in one step: whenever
 the process is killed, the last complete one is there.
@@ -11,9 +12,10 @@ the process is killed, the last complete one is there.
 import hashlib
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Protocol, Self, final
 
 import torch
 from safetensors import SafetensorError
@@ -23,35 +25,65 @@ from torch import Tensor, nn
 
 from eqprop.errors import Failure
 from eqprop.files import write_atomically
+from eqprop.training.loop import Unfinished
+from eqprop.training.plain import from_plain, to_plain
 
-__all__ = ["Checkpoint", "CheckpointError"]
+__all__ = ["LAST", "Checkpoint", "CheckpointError", "Stateful"]
 
-_FORMAT = "2"
+LAST = Path("checkpoint") / "last.safetensors"
+"""Where in the folder of a run its checkpoint lies."""
+
+_FORMAT = 3
+_KEPT = ("model", "optimizer", "scheduler", "generator", "history", "settings", "architecture")
 
 
 class CheckpointError(Failure):
     """A checkpoint that cannot be read, or does not fit; one line says which and why."""
 
 
+class Stateful(Protocol):
+    """What has a state that can be kept, such as an optimizer or a scheduler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
-    """The state of a training run between two epochs.
+    """The state of a training run between two epochs, or between two mini-batches of one.
+
+    Example: to keep it after every epoch, and to go on another day::
+
+        for metrics in eqprop.train(model, estimator, optimizer, data, epochs=30, …):
+            history.append(asdict(metrics))
+            Checkpoint.capture(model, optimizer, generator, history, scheduler=scheduler).save(path)
+
+        checkpoint = Checkpoint.load(path)
+        checkpoint.restore(model, optimizer, generator, scheduler=scheduler)
+        eqprop.train(…, done=len(checkpoint.history), unfinished=checkpoint.unfinished)
 
     Attributes:
         model: the model's ``state_dict``.
         optimizer: the optimizer's ``state_dict``.
         generator: the state of the random generator.
-        history: the metrics of every epoch so far.
+        history: the metrics of every epoch so far, as JSON has them.
         settings: those of the run it belongs to, as JSON has them.
+        scheduler: the scheduler's ``state_dict``, if there is one.
+        unfinished: where the epoch after these was left, if it had begun.
+        architecture: what the model is, besides the shapes of its parameters: the
+            ``architecture`` of a :class:`~eqprop.core.models.ConvergentModel`.
         name: what messages call it.
     """
 
-    model: Mapping[str, Tensor]
+    model: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     generator: Tensor
     history: list[dict[str, Any]]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] | None = None
+    unfinished: Unfinished | None = None
+    architecture: Mapping[str, Any] = field(default_factory=dict)
     name: str = "the checkpoint"
 
     @classmethod
@@ -62,74 +94,113 @@ class Checkpoint:
         generator: torch.Generator,
         history: list[dict[str, Any]],
         settings: Mapping[str, Any] | None = None,
+        *,
+        scheduler: Stateful | None = None,
+        unfinished: Unfinished | None = None,
     ) -> Self:
-        """The state of these objects now."""
+        """The state of these objects now: a copy, which training on does not touch."""
+        model = _inner(model)
         return cls(
-            model.state_dict(),
-            optimizer.state_dict(),
+            deepcopy(model.state_dict()),
+            deepcopy(optimizer.state_dict()),
             generator.get_state(),
-            list(history),
-            settings or {},
+            _as_json(history),
+            _as_json(settings or {}),
+            None if scheduler is None else deepcopy(scheduler.state_dict()),
+            unfinished,
+            _architecture(model),
         )
 
     def restore(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        *,
+        scheduler: Stateful | None = None,
     ) -> None:
         """Put these objects into the state of the checkpoint.
 
         Raises:
-            CheckpointError: it belongs to another model or optimizer.
+            CheckpointError: it belongs to another model, optimizer or scheduler, or to a run with
+                one where none is given.
         """
+        if (self.scheduler is None) != (scheduler is None):
+            expected, got = ("none", "one") if self.scheduler is None else ("one", "none")
+            raise CheckpointError(
+                f"{self.name} belongs to another run: expected {expected} for scheduler, as when "
+                f"it was written, got {got}"
+            )
         self.restore_model(model)
         try:
             optimizer.load_state_dict(dict(self.optimizer))
+            if scheduler is not None and self.scheduler is not None:
+                scheduler.load_state_dict(dict(self.scheduler))
             generator.set_state(self.generator)
-        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.name} belongs to another run: {error}") from error
 
     def restore_model(self, model: nn.Module) -> None:
         """Put the model alone into the state of the checkpoint.
 
         Raises:
-            CheckpointError: it belongs to another model.
+            CheckpointError: it belongs to another model: one with other parameters, another ρ,
+                other connections. ``model.load_state_dict(checkpoint.model)`` asks for the first
+                alone.
         """
-        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in self.model.items()}
-        if expected != found:
+        model = _inner(model)
+        others = [
+            f"{what} = {now} instead of {then}"
+            for what, now in _architecture(model).items()
+            if (then := self.architecture.get(what, now)) != now
+        ]
+        shapes, kept = _shapes(model.state_dict()), _shapes(self.model)
+        others += [
+            f"{name} {_shown(shapes.get(name))} instead of {_shown(kept.get(name))}"
+            for name in sorted(shapes.keys() | kept.keys())
+            if shapes.get(name) != kept.get(name)
+        ]
+        if others:
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             raise CheckpointError(
-                f"{self.name} belongs to another model: expected {expected}, found {found}"
+                f"{self.name} belongs to another model: expected one like that which was trained, "
+                f"got one with {', '.join(others[:3])}{more}"
             )
-        model.load_state_dict(self.model)
+        model.load_state_dict(dict(self.model))
 
-    def save(self, path: Path) -> None:
-        """Write to ``path``, replacing what is there in one step."""
-        tensors = {f"model/{name}": value for name, value in self.model.items()}
-        tensors["generator"] = self.generator
-        plain: dict[str, dict[str, Any]] = {}
-        for index, state in self.optimizer["state"].items():
-            for key, value in state.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer/{index}/{key}"] = value
-                else:
-                    plain.setdefault(str(index), {})[key] = value
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        state = json.dumps(
-            {
-                "optimizer": {"state": plain, "param_groups": self.optimizer["param_groups"]},
-                "history": self.history,
-                "settings": dict(self.settings),
-            }
-        )
-        header = {"format": _FORMAT, "state": state, "sha256": _digest(tensors, state)}
-        write_atomically(path, save_tensors(tensors, header))
+    def save(self, path: str | Path) -> None:
+        """Write to ``path``, replacing what is there in one step.
+
+        Raises:
+            TypeError: a state of the optimizer or the scheduler that is neither made of tensors nor
+                plain, such as a function.
+            OSError: it cannot be written; what was there is there still.
+        """
+        tensors: dict[str, Tensor] = {}
+        contents = {key: getattr(self, key) for key in _KEPT}
+        contents["unfinished"] = None if self.unfinished is None else self.unfinished.plain()
+        state = json.dumps({key: to_plain(of, key, tensors) for key, of in contents.items()})
+        # Each with memory of its own: what is shared, such as a weight used twice, is kept twice.
+        tensors = {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items()
+        }
+        header = {"format": str(_FORMAT), "state": state, "sha256": _digest(tensors, state)}
+        write_atomically(Path(path), save_tensors(tensors, header))
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read a checkpoint; nothing in it is executed.
+
+        Args:
+            path: the file, or the folder of a run.
 
         Raises:
             CheckpointError: there is none, or it is not whole, or not one of these.
         """
+        path = Path(path)
+        if path.is_dir():
+            path /= LAST
         if not path.is_file():
             raise CheckpointError(f"{path}: expected a checkpoint, found no such file")
         try:
@@ -137,46 +208,84 @@ class Checkpoint:
             tensors = load_tensors(data)
             length = int.from_bytes(data[:8], "little")
             header = json.loads(data[8 : 8 + length])["__metadata__"]
-            if header["format"] != _FORMAT:
+            version = int(header["format"])
+            if version > _FORMAT:
                 raise CheckpointError(
-                    f"{path}: expected a checkpoint of format {_FORMAT}, found {header['format']}; "
-                    "use the version of eqprop that wrote it"
+                    f"{path}: expected a checkpoint of format {_FORMAT} or before, found format "
+                    f"{version} of a newer version of eqprop; upgrade with: pip install -U eqprop"
                 )
-            intact = header["sha256"] == _digest(tensors, header["state"])
+            if header["sha256"] != _digest(tensors, header["state"]):
+                raise CheckpointError(
+                    f"{path}: expected contents of the checksum it carries, but they were altered; "
+                    "restore the file from a copy, or start a new run"
+                )
             state = json.loads(header["state"])
-            optimizer, history, settings = (
-                state[key] for key in ("optimizer", "history", "settings")
+            found = from_plain(state, tensors) if version > 2 else _format_2(state, tensors)
+            left = found["unfinished"]
+            return cls(
+                **{key: found[key] for key in _KEPT},
+                unfinished=None if left is None else Unfinished.of(left),
+                name=str(path),
             )
-            generator = tensors["generator"]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path}: expected a checkpoint, but it is damaged ({error}); "
                 "restore the file from a copy, or start a new run"
             ) from error
-        if not intact:
-            raise CheckpointError(
-                f"{path}: expected contents of the checksum it carries, but they were altered; "
-                "restore the file from a copy, or start a new run"
-            )
-        states: dict[int, dict[str, Any]] = {
-            int(index): dict(values) for index, values in optimizer["state"].items()
-        }
-        for name, value in tensors.items():
-            if name.startswith("optimizer/"):
-                _, index, key = name.split("/", 2)
-                states.setdefault(int(index), {})[key] = value
-        return cls(
-            model={
-                name.removeprefix("model/"): value
-                for name, value in tensors.items()
-                if name.startswith("model/")
-            },
-            optimizer={"state": states, "param_groups": optimizer["param_groups"]},
-            generator=generator,
-            history=history,
-            settings=settings,
-            name=str(path),
+
+    def __repr__(self) -> str:
+        left = self.unfinished
+        within = f", {left.batch} mini-batches of the next" if left else ""
+        return (
+            f"Checkpoint({self.name}: {len(self.model)} tensors of the model, "
+            f"{len(self.history)} epochs{within})"
         )
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """What ``torch.compile`` has wrapped, whose parameters have other names there."""
+    return getattr(model, "_orig_mod", model)
+
+
+def _architecture(model: nn.Module) -> dict[str, Any]:
+    return _as_json(getattr(model, "architecture", {}))
+
+
+def _as_json(value: Any) -> Any:
+    """As it will be read again, so that what was kept and what is now compare."""
+    return json.loads(json.dumps(value))
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(of.shape) for name, of in state.items() if isinstance(of, Tensor)}
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "×".join(map(str, shape)) or "a number"
+
+
+def _format_2(state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What versions before wrote: one optimizer, its tensors by their numbers."""
+    optimizer = state["optimizer"]
+    states = {int(index): dict(values) for index, values in optimizer["state"].items()}
+    model = {}
+    for name, value in tensors.items():
+        room, _, rest = name.partition("/")
+        if room == "optimizer":
+            index, key = rest.split("/", 1)
+            states.setdefault(int(index), {})[key] = value
+        elif room == "model":
+            model[rest] = value
+    return {
+        "model": model,
+        "optimizer": {"state": states, "param_groups": optimizer["param_groups"]},
+        "generator": tensors["generator"],
+        "history": state["history"],
+        "settings": state["settings"],
+        "scheduler": None,
+        "unfinished": None,
+        "architecture": {},
+    }
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:

@@ -1,6 +1,7 @@
 """Evaluation: how often, and by how much, the free steady state misses the target."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -62,6 +63,7 @@ def evaluate(
     tolerance: float | None = None,
     cost: Cost | None = None,
     batch_size: int = 500,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Error and loss of the free steady state over a whole split.
 
@@ -72,6 +74,7 @@ def evaluate(
         cost: ℓ; the squared error if not given.
         batch_size: how many samples settle at once; the result does not depend on it, but for
             rounding.
+        on_batch: called after every mini-batch, with the number of samples looked at so far.
 
     Raises:
         ValueError: a split without samples, with labels that are no output unit, or with pixels
@@ -82,7 +85,7 @@ def evaluate(
     wrong = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     worst: tuple[float, ...] = ()
-    tally, cycling = Tally(model.epsilon), 0
+    tally, cycling, looked_at = Tally(model.epsilon), 0, 0
     for x, labels in split.batches(batch_size):
         drive = model.drive(x)
         free = relax(model, x, free_steps, drive=drive, tolerance=tolerance)
@@ -94,6 +97,8 @@ def evaluate(
         limit = AT_REST * model.epsilon if free.limit is None else free.limit
         if max(free.residual) > limit:
             cycling += int((two_cycles(model, drive, free, limit) & ~free.rests(limit)).sum())
+        looked_at += len(labels)
+        on_batch(looked_at)
     samples, settled = len(split), tally.settled()
     return Evaluation(
         error=100 * wrong.item() / samples,

@@ -1,13 +1,18 @@
 """The training loop: one pass over the data per turn, with the metrics of each.
 
 It receives objects and hands back numbers; it reads no configuration and writes no file. Whoever
-iterates over :func:`train` decides between two epochs what is stored, shown, or stopped.
+iterates over :func:`train` decides between two epochs what is stored, shown, or stopped, and by
+``on_batch`` between two mini-batches: an epoch that was left there is an :class:`Unfinished` one,
+from which :func:`train` goes on bit for bit.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import final
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
@@ -16,13 +21,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from eqprop.core.models import ConvergentModel
 from eqprop.core.stepping import NonFiniteError
 from eqprop.data.augmentation import Augmentation
-from eqprop.data.dataset import Dataset
+from eqprop.data.dataset import Dataset, Split
 from eqprop.estimators.descent import require_no_closure
-from eqprop.estimators.estimator import Estimator
+from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.training.evaluation import evaluate
 from eqprop.training.settled import Tally
 
-__all__ = ["Metrics", "Running", "train"]
+__all__ = ["Metrics", "Running", "Unfinished", "train"]
 
 
 @final
@@ -71,19 +76,95 @@ class Metrics:
 
 @final
 @dataclass(frozen=True)
+class Unfinished:
+    """An epoch that was left between two mini-batches: all that the rest of it needs.
+
+    Attributes:
+        epoch: from 1.
+        batch: how many of its mini-batches are done.
+        began: the state of the random generator at its begin, from which the order of its samples
+            was drawn.
+        wrong: how many samples were misclassified so far.
+        loss: the sum of their costs.
+        samples: how many there were.
+        seconds: how long they took.
+        free: the :meth:`~eqprop.training.settled.Tally.sums` of the free phases.
+        nudged: those of the nudged phases.
+    """
+
+    epoch: int
+    batch: int
+    began: Tensor
+    wrong: int
+    loss: float
+    samples: int
+    seconds: float
+    free: Mapping[str, int]
+    nudged: Mapping[str, int]
+
+    def plain(self) -> dict[str, Any]:
+        """As a checkpoint keeps it."""
+        return {**asdict(self), "began": self.began}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Self:
+        """From :meth:`plain`."""
+        return cls(**plain)
+
+
+@final
+@dataclass(frozen=True)
 class Running:
-    """How far an epoch has come."""
+    """How far an epoch has come, after one of its mini-batches.
+
+    Attributes:
+        epoch: from 1.
+        batch: how many mini-batches are done.
+        batches: how many there are.
+        wrong: misclassified samples so far, a count on the device.
+        loss: the sum of their costs, there too.
+        samples: how many samples there were so far.
+        began: the state of the random generator when the epoch began.
+        started: when that was, by ``time.perf_counter``.
+        free: how the free phases came to rest so far.
+        nudged: how the nudged ones did.
+        estimate: of this mini-batch: its states, steps and whether they rest. None once all are
+            done and the test samples are looked at.
+        tested: how many of these were, so far.
+    """
 
     epoch: int
     batch: int
     batches: int
     wrong: Tensor
+    loss: Tensor
     samples: int
+    began: Tensor
+    started: float
+    free: Tally
+    nudged: Tally
+    estimate: Estimate | None
+    tested: int = 0
 
     @property
     def train_error(self) -> float:
         """Misclassified so far, in %; waits for the device."""
         return 100 * self.wrong.item() / self.samples
+
+    def unfinished(self) -> Unfinished:
+        """What :func:`train` needs to go on from here, besides the model, the optimizer, the
+        generator and the scheduler as they are now."""
+        return Unfinished(
+            epoch=self.epoch,
+            batch=self.batch,
+            began=self.began,
+            wrong=int(self.wrong),
+            loss=self.loss.item(),
+            samples=self.samples,
+            seconds=time.perf_counter() - self.started,
+            free=self.free.sums(),
+            nudged=self.nudged.sums(),
+        )
 
 
 def train(
@@ -98,9 +179,12 @@ def train(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     augmentation: Augmentation | None = None,
     done: int = 0,
+    unfinished: Unfinished | None = None,
     on_batch: Callable[[Running], None] | None = None,
 ) -> Iterator[Metrics]:
     """Train, yielding the metrics of every epoch.
+
+    Nothing is learnt until somebody iterates: ``for metrics in train(…): print(metrics)``.
 
     Args:
         model, estimator, optimizer, data: whatever they are, they share a device and a dtype.
@@ -113,29 +197,100 @@ def train(
         augmentation: changes the training images of every mini-batch, see
             :mod:`eqprop.data.augmentation`; the train error is then that of the changed ones.
         done: how many of the epochs were completed earlier.
-        on_batch: called after every mini-batch.
+        unfinished: the epoch after them, if it was begun earlier; ``generator`` is in the state
+            that it had when it was left, as are the model, the optimizer and the scheduler.
+        on_batch: called after every mini-batch, and after each of the test. An exception of it
+            ends the training; nothing is changed between two calls but by the mini-batch.
 
     Raises:
         TypeError: an optimizer whose ``step`` needs a closure, such as LBFGS.
+        ValueError: an unfinished epoch that does not follow on those that are done, or is longer
+            than these data.
         NonFiniteError: a state or a parameter stopped being finite; the model is then beyond
             rescue, and what was stored after the last epoch is the last good one.
+
+    Warns:
+        RuntimeWarning: nobody has iterated over what it returned.
     """
     require_no_closure(optimizer)
     if generator is None:
         generator = torch.Generator(data.train.images.device).manual_seed(0)
+    batches = -(-len(data.train) // batch_size)
+    if unfinished is not None and (unfinished.epoch != done + 1 or unfinished.batch > batches):
+        raise ValueError(
+            f"unfinished: expected epoch {done + 1} of at most {batches} mini-batches, as {done} "
+            f"are done, got epoch {unfinished.epoch}, left after mini-batch {unfinished.batch}"
+        )
+    return _Training(
+        _epochs(
+            model,
+            estimator,
+            optimizer,
+            data,
+            range(done + 1, epochs + 1),
+            batch_size,
+            generator,
+            scheduler,
+            augmentation,
+            unfinished,
+            on_batch or (lambda _: None),
+        )
+    )
+
+
+@final
+class _Training(Iterator[Metrics]):
+    """Says so if nobody ever iterates: the call alone looks as if it trained."""
+
+    def __init__(self, epochs: Iterator[Metrics]) -> None:
+        self._epochs, self._begun = epochs, False
+
+    def __next__(self) -> Metrics:
+        self._begun = True
+        return next(self._epochs)
+
+    def __del__(self) -> None:
+        if not self._begun:
+            warnings.warn(
+                "train() was called, but nobody iterated over what it returned, so nothing was "
+                "learnt; write: for metrics in train(…): print(metrics)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _epochs(
+    model: ConvergentModel,
+    estimator: Estimator,
+    optimizer: torch.optim.Optimizer,
+    data: Dataset,
+    epochs: range,
+    batch_size: int,
+    generator: torch.Generator,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+    augmentation: Augmentation | None,
+    unfinished: Unfinished | None,
+    on_batch: Callable[[Running], None],
+) -> Iterator[Metrics]:
     images = data.train.images
     targets = torch.eye(data.classes, dtype=images.dtype, device=images.device)
     batches = -(-len(data.train) // batch_size)
     learns = True
     watching = isinstance(scheduler, ReduceLROnPlateau)
-    for epoch in range(done + 1, epochs + 1):
-        started = time.perf_counter()
-        wrong = torch.zeros((), dtype=torch.int64, device=targets.device)
-        loss = torch.zeros((), dtype=torch.float64, device=targets.device)
-        samples = 0
-        free = Tally(model.epsilon)
-        nudged = Tally(model.epsilon, getattr(estimator, "beta", 1.0))
-        for batch, (x, labels) in enumerate(data.train.batches(batch_size, generator), 1):
+    beta = getattr(estimator, "beta", 1.0)
+    for epoch in epochs:
+        left = unfinished if unfinished is not None and unfinished.epoch == epoch else None
+        began, parts = _order(data.train, batch_size, generator, left)
+        started = time.perf_counter() - (left.seconds if left else 0.0)
+        wrong = torch.tensor(left.wrong if left else 0, device=targets.device)
+        loss = torch.tensor(left.loss if left else 0.0, dtype=torch.float64, device=wrong.device)
+        samples, earlier = (left.samples, left.batch) if left else (0, 0)
+        free = Tally(model.epsilon, earlier=left.free if left else None)
+        nudged = Tally(model.epsilon, beta, left.nudged if left else None)
+        now = Running(
+            epoch, earlier, batches, wrong, loss, samples, began, started, free, nudged, None
+        )
+        for batch, (x, labels) in enumerate(parts, earlier + 1):
             if augmentation is not None:
                 x = augmentation(x, generator)
             target = targets[labels]
@@ -163,19 +318,21 @@ def train(
             free.add(estimate.free)
             for phase in estimate.nudged:
                 nudged.add(phase)
-            if on_batch is not None:
-                on_batch(Running(epoch, batch, batches, wrong, samples))
+            now = replace(now, batch=batch, samples=samples, estimate=estimate)
+            on_batch(now)
         _require_finite(model, f"at the end of epoch {epoch}")
-        train_loss = loss.item() / samples
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(train_loss)
         test = evaluate(
             model,
             data.test,
             estimator.free_steps,
             tolerance=estimator.tolerance,
             cost=estimator.cost,
+            on_batch=partial(_tested, on_batch, now),
         )
+        train_loss = loss.item() / samples
+        # Only now, as an epoch may be left within its test.
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(train_loss)
         freely, pulled = free.settled(), nudged.settled()
         yield Metrics(
             epoch=epoch,
@@ -194,6 +351,24 @@ def train(
             test_restless=test.restless,
             test_cycling=test.cycling,
         )
+
+
+def _order(
+    split: Split, batch_size: int, generator: torch.Generator, left: Unfinished | None
+) -> tuple[Tensor, Iterator[tuple[Tensor, Tensor]]]:
+    """What is left of an epoch, and the state of the generator when it began."""
+    if left is None:
+        return generator.get_state(), split.batches(batch_size, generator)
+    # The same order is drawn anew; then all goes on as it was when the epoch was left.
+    now = generator.get_state()
+    generator.set_state(left.began)
+    parts = split.batches(batch_size, generator)
+    generator.set_state(now)
+    return left.began, islice(parts, left.batch, None)
+
+
+def _tested(on_batch: Callable[[Running], None], now: Running, tested: int) -> None:
+    on_batch(replace(now, estimate=None, tested=tested))
 
 
 def _require_finite(model: ConvergentModel, when: str) -> None:

@@ -1,5 +1,6 @@
 """How the phases of many mini-batches came to rest, in a few numbers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -32,15 +33,19 @@ class Settled:
 
 @final
 class Tally:
-    """Collects relaxations; all that is computed of them is computed at the end.
+    """Collects relaxations; all that is computed of them is computed when it is asked for.
 
     Args:
         epsilon: the time step ε of the model.
         beta: that of nudged phases. As with a tolerance, rest is then in proportion to min(1, |β|).
+        earlier: the :meth:`sums` of another one, to go on from.
     """
 
-    def __init__(self, epsilon: float = 1.0, beta: float = 1.0) -> None:
+    def __init__(
+        self, epsilon: float = 1.0, beta: float = 1.0, earlier: Mapping[str, int] | None = None
+    ) -> None:
         self._limit = AT_REST * epsilon * min(1.0, abs(beta))
+        self._sums = {"samples": 0, "steps": 0, "most": 0, "resting": 0, **(earlier or {})}
         self._steps: list[Tensor] = []
         self._moved: dict[float, list[Tensor]] = {}
 
@@ -51,13 +56,26 @@ class Tally:
         self._moved.setdefault(limit, []).append(relaxation.moved)
 
     @torch.no_grad()
+    def sums(self) -> dict[str, int]:
+        """All that was added, in a few whole numbers."""
+        if self._steps:
+            steps = torch.cat(self._steps)
+            self._sums["samples"] += len(steps)
+            self._sums["steps"] += int(steps.sum())
+            self._sums["most"] = max(self._sums["most"], int(steps.max()))
+            self._sums["resting"] += sum(
+                int((torch.cat(moved) <= limit).all(1).sum())
+                for limit, moved in self._moved.items()
+            )
+            self._steps.clear()
+            self._moved.clear()
+        return dict(self._sums)
+
     def settled(self) -> Settled | None:
         """What was found; none if nothing was added."""
-        if not self._steps:
+        found = self.sums()
+        samples = found["samples"]
+        if not samples:
             return None
-        steps = torch.cat(self._steps)
-        resting = sum(
-            int((torch.cat(moved) <= limit).all(1).sum()) for limit, moved in self._moved.items()
-        )
-        count = len(steps)
-        return Settled(int(steps.sum()) / count, int(steps.max()), 100 * (count - resting) / count)
+        restless = 100 * (samples - found["resting"]) / samples
+        return Settled(found["steps"] / samples, found["most"], restless)
