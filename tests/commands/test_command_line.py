@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from eqprop import runs
 from eqprop.cli import train
 from eqprop.cli.main import main
-from eqprop.runs.folder import RunFolder
+from eqprop.data.archives import DataError
+from eqprop.runs.folder import RunFolder, new_folder
 from eqprop.settings.experiment import Experiment
 from eqprop.settings.presets import PRESETS
 from eqprop.training.checkpoint import Checkpoint
@@ -597,6 +599,53 @@ def test_an_impatient_second_ctrl_c_says_what_was_kept(run: Run, quick: Quick) -
 
 def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_before_anything_is_loaded_it_says_what_it_will_do(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What differs from the preset, and what is being loaded; then where it goes."""
+    loaded = []
+
+    def load(*_: object) -> None:
+        loaded.append(sys.stderr)
+        raise DataError("no such data")
+
+    monkeypatch.setattr(runs, "build_data", load)
+    status, _, err = run("train", "p-1h", "--epochs", 5, "--hidden", 8, "--threads", 1)
+    assert status == 1
+    assert loaded
+    assert err.splitlines()[0] == (
+        "p-1h with hidden = 8 (not 512), epochs = 5 (not 30); loading mnist"
+    )
+    assert not Path("runs").exists()
+
+
+def test_a_run_is_named_after_what_is_different_in_it(run: Run) -> None:
+    assert run("train", *QUICK, "--seed", 3, "--threads", 2)[0] == 0
+    (folder,) = Path("runs").iterdir()
+    name = "digits-hidden-8-free-steps-5-nudged-steps-3-epochs-2-seed-3"
+    assert re.fullmatch(rf"{name}-\d{{8}}-\d{{6}}", folder.name)
+
+
+def test_a_name_stays_legible_whatever_is_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    many = {"hidden": (512,) * 30, "seed": 1}
+    assert new_folder("p-1h", many).name.startswith("p-1h-and-more-2")
+    assert new_folder("p-1h", {"seed": 1, "activation": "../mine"}).name.startswith(
+        "p-1h-seed-1-and-more-2"
+    )
+
+
+def test_training_that_comes_to_nothing_says_so(run: Run) -> None:
+    words = "--beta", 50, "--learning-rates", 5, 5, "--epochs", 3, "--hidden", 8
+    status, _, err = run("train", *words, "--out", "r")
+    assert status == 0
+    assert err.count("is that of guessing") == 1
+    status, _, err = run("train", "--epochs", 3, "--out", "fine")
+    assert "guessing" not in err
 
 
 def test_a_long_epoch_is_kept_within_it(run: Run) -> None:

@@ -13,9 +13,9 @@ from eqprop.core.settling import Relaxation
 from eqprop.data.dataset import Dataset, Split
 from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.recurrent_backprop import RecurrentBackprop
-from eqprop.runs.doubts import settling_doubts, settling_warning
+from eqprop.runs.doubts import guessing_warning, settling_doubts, settling_warning
 from eqprop.settings.experiment import Experiment
-from eqprop.training.evaluation import evaluate
+from eqprop.training.evaluation import evaluate, guessing_error
 from eqprop.training.loop import Metrics, train
 from eqprop.training.settled import AT_REST, Settled, Tally
 
@@ -248,3 +248,36 @@ def test_what_is_left_of_a_free_phase_cancels_between_opposite_nudges() -> None:
     left = (s[T + K] - s[T]) / beta
     torch.testing.assert_close(gradient("one-sided"), expected - left, rtol=1e-6, atol=0.0)
     assert left > 1000 * expected.max()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "error", "says"),
+    [
+        # Of 400 guesses, each right with p = 0.1, 10 ± 1.5 % are: 85.5 % is three of these away.
+        (2, 91.0, True),
+        (2, 90.0, True),
+        (5, 85.6, True),
+        (5, 85.4, False),
+        (5, 3.0, False),
+        # A slow one may have learnt nothing yet.
+        (1, 90.0, False),
+    ],
+)
+def test_a_network_that_only_guesses_is_said_to(epoch: int, error: float, says: bool) -> None:
+    found = Metrics(epoch, error, 0.5, error, 0.5, 1.0)
+    said = guessing_warning(Experiment(beta=50.0, learning_rates=(5.0, 5.0)), found, 90.0, 400)
+    assert bool(said) == says
+    if says:
+        assert f"{error:.2f} % is that of guessing (90.00 %)" in said
+        assert "--learning-rates, mostly smaller ones than 5.0 5.0" in said
+        assert "--beta than 50" in said
+
+
+def test_a_run_of_one_epoch_says_it_at_once() -> None:
+    found = Metrics(1, 90.0, 0.5, 90.0, 0.5, 1.0)
+    assert guessing_warning(Experiment(epochs=1), found, 90.0, 400)
+
+
+def test_guessing_is_to_answer_the_most_frequent_class_always() -> None:
+    labels = torch.tensor([2, 2, 2, 0, 1])
+    assert guessing_error(Split(torch.zeros(5, 1, 1, 1), labels)) == pytest.approx(40)

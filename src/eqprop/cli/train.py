@@ -20,7 +20,7 @@ from eqprop import core, data, estimators, pictures, runs, training
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Display
 from eqprop.cli.stopping import Stop, Stopped
-from eqprop.errors import ConfigurationError, Failure, UsageError
+from eqprop.errors import ConfigurationError, Failure, UsageError, shown
 from eqprop.settings import PRESETS, Experiment, options_of, preset
 
 __all__ = ["add", "run"]
@@ -37,6 +37,9 @@ every setting of it can be overridden here or in a TOML file:
   eqprop train --config my.toml --seed 3         settings of a file, then of the command line
   eqprop train --resume runs/p-1h                go on where a run was stopped
 """
+
+_OF_THE_MACHINE = ("threads", "device")
+"""Settings that change how fast a run is, not what it is."""
 
 _STORE_EVERY = 120.0
 """Seconds of training that a killed process may lose."""
@@ -64,7 +67,7 @@ def add(commands: Any) -> None:
     group = parser.add_argument_group("run")
     add_usual(
         group,
-        out="new folder for the run (default: runs/PRESET-DATE-TIME)",
+        out="new folder for the run (default: runs/PRESET-CHANGES-DATE-TIME)",
         json="the last metrics",
     )
     group.add_argument(
@@ -109,16 +112,20 @@ def _begin(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
     writer = _event_writer() if options.tensorboard else None
     # Nothing is written before all is there: a run that cannot start leaves no folder.
     learner = runs.build_learner(experiment)
+    others = experiment.differences(preset(name))
+    _say(f"{name}{_differing(others, preset(name))}; loading {experiment.dataset}")
     dataset = runs.build_data(experiment, data_dir)
     if options.auto_threads:
         threads = runs.fastest_threads(experiment, dataset)
-        print(f"training with {threads} CPU thread{'s' if threads > 1 else ''}", file=sys.stderr)
+        _say(f"training with {threads} CPU thread{'s' if threads > 1 else ''}")
         learner = runs.build_learner(experiment.override({"threads": threads}))
         experiment = learner.experiment
-    folder = runs.RunFolder(options.out or runs.new_folder(name))
+    named = {name: value for name, value in others.items() if name not in _OF_THE_MACHINE}
+    folder = runs.RunFolder(options.out or runs.new_folder(name, named))
     machine = runs.environment(experiment.threads, experiment.device)
     with folder.begun():
         folder.write_config(runs.RunConfig(name, experiment, _kept(data_dir), machine))
+        _say(f"training in {folder.path}")
         return _train(folder, learner, dataset, None, writer, as_json=options.json)
 
 
@@ -148,6 +155,8 @@ def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
         fresh = not folder.checkpoint.exists() and not folder.has_metrics
         checkpoint = None if fresh else folder.read_checkpoint(config)
         experiment = _lengthened(config.experiment, changes, checkpoint)
+        done = "its beginning" if checkpoint is None else checkpoint.place
+        _say(f"{config.preset} goes on from {done}; loading {experiment.dataset}")
         writer = _event_writer() if options.tensorboard else None
         learner = runs.build_learner(experiment)
         dataset = runs.build_data(experiment, options.data_dir or config.data_dir)
@@ -239,6 +248,7 @@ def _train(
     display = Display(epochs, batches, done, settles=settles)
     events = writer(str(folder.path / "tensorboard")) if writer else None
     said: frozenset[str] = frozenset()
+    guessing = training.guessing_error(dataset.test)
     stop, stored = Stop(), time.monotonic()
 
     def on_batch(running: training.Running) -> None:
@@ -257,6 +267,10 @@ def _train(
                 folder.store(learner.checkpoint(history))
                 stored = time.monotonic()
                 display.epoch(metrics)
+                idle = runs.guessing_warning(experiment, metrics, guessing, len(dataset.test))
+                if idle and "idle" not in said:
+                    display.warn(idle)
+                    said |= {"idle"}
                 doubts = runs.settling_doubts(experiment, metrics)
                 if doubts - said:
                     display.warn(runs.settling_warning(experiment, metrics))
@@ -308,16 +322,25 @@ def _kept_state(folder: runs.RunFolder) -> str:
     """What there is to go on from where nothing more could be kept."""
     if not folder.checkpoint.exists():
         return "there is no earlier state to keep"
-    kept = training.Checkpoint.load(folder.checkpoint)
-    within = f" and {kept.unfinished.batch} mini-batches" if kept.unfinished else ""
-    return (
-        f"the state after {len(kept.history)} epoch{'s'[len(kept.history) == 1 :]}{within} is kept "
-        f"in {folder.checkpoint}"
-    )
+    place = training.Checkpoint.load(folder.checkpoint).place
+    return f"the state after {place} is kept in {folder.checkpoint}"
 
 
 def _resumed(folder: runs.RunFolder) -> str:
     return f"eqprop train --resume {shlex.quote(str(folder.path))}"
+
+
+def _differing(others: Mapping[str, Any], preset: Experiment) -> str:
+    """The settings that are not those of the preset, which has others."""
+    said = (
+        f"{name} = {shown(value)} (not {shown(getattr(preset, name))})"
+        for name, value in others.items()
+    )
+    return f" with {', '.join(said)}" if others else ""
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _kept(data_dir: str | None) -> str | None:

@@ -10,6 +10,7 @@ from .build import build_optimizer as build_optimizer
 from .build import build_scheduler as build_scheduler
 from .build import torch_device as torch_device
 from .build import torch_dtype as torch_dtype
+from .doubts import guessing_warning as guessing_warning
 from .doubts import settling_doubts as settling_doubts
 from .doubts import settling_warning as settling_warning
 from .findings import Findings as Findings

@@ -1,13 +1,41 @@
-"""When samples do not settle: what that means for what they teach, and what to do."""
+"""When nothing is learnt, or samples do not settle: what that means, and what to do."""
+
+import math
 
 from eqprop.settings.experiment import Experiment
 from eqprop.training.loop import Metrics
 from eqprop.training.settled import AT_REST
 
-__all__ = ["settling_doubts", "settling_warning"]
+__all__ = ["guessing_warning", "settling_doubts", "settling_warning"]
 
 _MANY = 5.0
 """In %: beyond it, what does not settle is no longer a matter of single samples."""
+
+
+_PATIENCE = 2
+"""Epochs after which a network that learns has learnt something, however slowly."""
+
+
+def guessing_warning(experiment: Experiment, metrics: Metrics, guessing: float, tested: int) -> str:
+    """A line where the network answers no better than one that always says the same; or nothing.
+
+    Args:
+        guessing: the test error in % of the most frequent class as the only answer.
+        tested: how many test samples there are. That many guesses may be right more often by
+            chance: three standard deviations of their error count as chance too.
+    """
+    if metrics.epoch < min(_PATIENCE, experiment.epochs):
+        return ""
+    chance = math.sqrt(guessing * (100 - guessing) / tested)
+    if metrics.test_error < guessing - 3 * chance:
+        return ""
+    rates = " ".join(map(str, experiment.learning_rates))
+    return (
+        f"after {metrics.epoch} epochs the test error of {metrics.test_error:.2f} % is that of "
+        f"guessing ({guessing:.2f} %): nothing is learnt; try other --learning-rates, mostly "
+        f"smaller ones than {rates}, or another --beta than {experiment.beta:g}, and look with "
+        "`eqprop theorem` whether the updates follow the gradient"
+    )
 
 
 def settling_doubts(experiment: Experiment, metrics: Metrics) -> frozenset[str]:

@@ -12,6 +12,7 @@ written after it, so that a kill between the two loses nothing.
 """
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,9 @@ from eqprop.settings.experiment import Experiment
 from eqprop.training.checkpoint import LAST, Checkpoint
 
 __all__ = ["RunConfig", "RunError", "RunFolder", "new_folder", "require_folder"]
+
+_LEGIBLE = 80
+"""Characters that the name of a folder may have before the time."""
 
 
 class RunError(Failure):
@@ -227,8 +231,21 @@ def require_folder(path: Path) -> None:
         )
 
 
-def new_folder(name: str) -> Path:
-    """Make a new folder below ``runs/``, named after what it is to hold and the present time."""
+def new_folder(name: str, changes: Mapping[str, Any] | None = None) -> Path:
+    """Make a new folder below ``runs/``, named after what it is to hold and the present time.
+
+    Args:
+        name: of what it holds, such as a preset.
+        changes: settings that differ from it, of which the name tells as many as are legible.
+    """
+    for change, value in (changes or {}).items():
+        said = "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        longer = f"{name}-{change.replace('_', '-')}-{said}"
+        # What a device or an activation is called may hold what a file name must not.
+        if len(longer) > _LEGIBLE or not re.fullmatch(r"[\w.-]+", longer):
+            name += "-and-more"
+            break
+        name = longer
     path = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for candidate in chain([path], (path.with_name(f"{path.name}-{n}") for n in count(2))):
         try:

@@ -49,9 +49,7 @@ class TrainedRun:
     @property
     def trained(self) -> str:
         """How long it has trained, in words."""
-        left = None if self.checkpoint is None else self.checkpoint.unfinished
-        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
-        return epochs if left is None else f"{epochs} and {left.batch} mini-batches"
+        return "0 epochs" if self.checkpoint is None else self.checkpoint.place
 
     @contextmanager
     def blamed(self) -> Iterator[None]:

@@ -225,6 +225,14 @@ class Settings:
                 changes[name] = _normal(kind, value)
         return replace(self, **changes)
 
+    def differences(self, other: Self) -> dict[str, Any]:
+        """The settings in which this one is another, with their values here."""
+        return {
+            of.name: value
+            for of in fields(self)
+            if (value := getattr(self, of.name)) != getattr(other, of.name)
+        }
+
     def to_json(self) -> dict[str, Any]:
         """All settings, as JSON has them: lists for tuples."""
         return json.loads(json.dumps(asdict(self)))

@@ -233,13 +233,17 @@ class Checkpoint:
                 "restore the file from a copy, or start a new run"
             ) from error
 
+    @property
+    def place(self) -> str:
+        """How far training had come, in words: ``3 epochs and 20 mini-batches``."""
+        done = len(self.history)
+        epochs = f"{done} epoch{'s' * (done != 1)}"
+        if self.unfinished is None:
+            return epochs
+        return f"{epochs} and {self.unfinished.batch} mini-batches"
+
     def __repr__(self) -> str:
-        left = self.unfinished
-        within = f", {left.batch} mini-batches of the next" if left else ""
-        return (
-            f"Checkpoint({self.name}: {len(self.model)} tensors of the model, "
-            f"{len(self.history)} epochs{within})"
-        )
+        return f"Checkpoint({self.name}, after {self.place})"
 
 
 def _inner(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from eqprop.core.settling import two_cycles
 from eqprop.data.dataset import Split, one_hot, require_learnable
 from eqprop.training.settled import AT_REST, Tally
 
-__all__ = ["Evaluation", "evaluate", "predict"]
+__all__ = ["Evaluation", "evaluate", "guessing_error", "predict"]
 
 
 @final
@@ -44,6 +44,11 @@ class Evaluation:
     most_steps: int
     restless: float
     cycling: float
+
+
+def guessing_error(split: Split) -> float:
+    """The error of always answering the most frequent class, in %."""
+    return 100 * (1 - int(split.labels.bincount().max()) / len(split))
 
 
 @torch.no_grad()
