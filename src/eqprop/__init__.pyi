@@ -59,6 +59,8 @@ from .registries import COSTS as COSTS
 from .registries import DATASETS as DATASETS
 from .registries import ESTIMATORS as ESTIMATORS
 from .registries import FIGURES as FIGURES
+from .runs.trained import TrainedRun as TrainedRun
+from .runs.trained import open_run as open_run
 from .settings.experiment import Experiment as Experiment
 from .settings.presets import PRESETS as PRESETS
 from .settings.presets import Preset as Preset

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import eqprop
 from eqprop import runs
 from eqprop.cli import train
 from eqprop.cli.main import main
@@ -646,6 +647,14 @@ def test_training_that_comes_to_nothing_says_so(run: Run) -> None:
     assert err.count("is that of guessing") == 1
     status, _, err = run("train", "--epochs", 3, "--out", "fine")
     assert "guessing" not in err
+
+
+def test_a_trained_run_can_be_had_in_python(quick: Quick) -> None:
+    quick("r")
+    run = eqprop.open_run("r")
+    found = eqprop.evaluate(run.network, run.data.test, run.experiment.free_steps)
+    assert found.error == metrics(Path("r"))[-1]["test_error"]
+    assert (run.epochs, run.trained) == (2, "2 epochs")
 
 
 def test_a_long_epoch_is_kept_within_it(run: Run) -> None:

@@ -65,7 +65,7 @@ class TrainedRun:
 
 
 def open_run(
-    path: Path,
+    path: str | Path,
     changes: Mapping[str, Any] | None = None,
     *,
     data_dir: str | None = None,
@@ -74,6 +74,13 @@ def open_run(
     """Open the folder of a run, which may go on with its training meanwhile.
 
     It sets the number of CPU threads to that of the experiment.
+
+    Example: to measure the error of a trained network, and to look at one of its states::
+
+        run = eqprop.open_run("runs/p-1h-20260101-120000")
+        T = run.experiment.free_steps
+        print(run.network, eqprop.evaluate(run.network, run.data.test, T).error)
+        free = eqprop.relax(run.network, run.data.test.images[:20], T)
 
     Args:
         path: the folder.
@@ -87,7 +94,7 @@ def open_run(
         ConfigurationError: a change that is not allowed.
         Failure: the data is not to be had, or the memory is too small.
     """
-    folder = RunFolder(path)
+    folder = RunFolder(Path(path))
     config = folder.read_config()
     checkpoint = None if before_training else folder.read_checkpoint(config)
     experiment = config.experiment.override(changes or {})
