@@ -3,7 +3,7 @@
 PYTHON := $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: test check style types page defects
+.PHONY: test check style types page modules defects
 
 test: style types page
 	$(PYTHON) -m pytest -q -n auto
@@ -21,6 +21,10 @@ types:
 # docs/architecture.md, from the code.
 page:
 	$(PYTHON) docs/architecture.py
+
+# docs/modules.md: what one may do with a module, tried.
+modules:
+	$(PYTHON) tests/module_operations.py
 
 # make defects WORDS="beta": those that have the words in them.
 defects:

@@ -22,6 +22,8 @@ from eqprop.networks.connections.chains import dense
 from eqprop.networks.connections.dense import Dense
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
+from module_operations import ESTIMATORS as OPERATED
+from module_operations import NETWORKS, OPERATIONS, PAGE, cell, outcome, table
 from zoo import EXACT, Batch
 
 Makes = Callable[[nn.Module], Estimator]
@@ -206,3 +208,20 @@ def test_the_implicit_gradient_has_nothing_to_invert_where_no_layer_comes_back(
     for name, gradient in expected.items():
         assert (gradient is None) is (name.split(".")[0] in frozen)
         torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_one_may_do_with_a_module_is_what_the_page_says(operation: str) -> None:
+    """It learns what autograd of Φ says, or is refused; the whole table is tried elsewhere."""
+    for number, network in enumerate(NETWORKS):
+        estimator = list(OPERATED)[number % len(OPERATED)]
+        try:
+            found = outcome(operation, network, estimator)
+        except LookupError:
+            found = "–"
+        assert cell(operation, network, estimator) == found
+
+
+@pytest.mark.exhaustive
+def test_the_page_of_what_one_may_do_with_a_module_is_true() -> None:
+    assert PAGE.read_text(encoding="utf-8") == table()

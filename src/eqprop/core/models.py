@@ -35,7 +35,7 @@ Propagation with Continual Weight Updates", https://arxiv.org/abs/2005.04168, fo
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,16 @@ class ConvergentModel(nn.Module, ABC):
                 stacklevel=2,
             )
         return free.state[-1]
+
+    def _refuse_backward_hooks(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__}: expected no hook of backward, which no estimator calls; "
+            "change .grad after it, or give the optimizer a hook with register_step_pre_hook"
+        )
+
+    register_full_backward_hook = _refuse_backward_hooks
+    register_full_backward_pre_hook = _refuse_backward_hooks
+    register_backward_hook = _refuse_backward_hooks
 
     def drive(self, x: Tensor) -> Any:
         """What depends on the static input alone, computed once per relaxation: here x itself."""

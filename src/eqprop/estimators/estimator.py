@@ -74,8 +74,8 @@ class Estimator(ABC):
             generator: where randomness comes from, if the estimator has any.
 
         Raises:
-            TypeError: a model that is no convergent one, or x or the target in another dtype than
-                the parameters.
+            TypeError: a model that is no convergent one, a parameter with a hook of backward, x or
+                the target in another dtype than the parameters, or inference mode.
             ValueError: a target that is not shaped like the output layer, such as labels, or no
                 sample.
             NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
@@ -119,6 +119,18 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
         raise ValueError(
             f"x, target: expected as many samples, at least one, got {len(x)} and {len(target)}"
         )
+    if torch.is_inference_mode_enabled():
+        raise TypeError(
+            "torch.inference_mode: expected to be called outside of it, as nothing can be "
+            "differentiated within; torch.no_grad is fine"
+        )
+    for name, parameter in model.named_parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise TypeError(
+                f"{model.parameter_name(name)}: expected no hook of backward, which is not called "
+                "here, got one; change .grad after the estimator, or give the optimizer a hook "
+                "with register_step_pre_hook"
+            )
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     for name, given in (("x", x), ("target", target)):
         if dtype not in {None, given.dtype} and given.is_floating_point():
