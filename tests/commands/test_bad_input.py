@@ -5,7 +5,7 @@ What takes long once all is accepted is replaced: it is what comes before that i
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,11 +54,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def refused_or_done(capsys: pytest.CaptureFixture[str], words: list[str]) -> int:
+def refused_or_done(capsys: pytest.CaptureFixture[str], words: Sequence[str]) -> int:
     """The status of a command, which says at most one line of what was wrong."""
     capsys.readouterr()
     try:
-        status = main(words)
+        status = main(list(words))
     except SystemExit as end:
         assert end.code == 0, "only --help and --version end that way"
         status = 0
@@ -164,7 +164,11 @@ def _options(words: list[str]) -> list[str]:
     return commands[words[0]].get_default("known")
 
 
-few = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=100)
+few = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=100,
+)
 many = settings(few, max_examples=1500)
 more = pytest.mark.exhaustive
 
