@@ -90,7 +90,7 @@ def scientific(axes: Axes, axis: str) -> None:
 
 
 def write_png(
-    figure: Figure, path: Path, title: str = "", *, warning: str = "", dpi: int = 100
+    figure: Figure, path: str | Path, title: str = "", *, warning: str = "", dpi: int = 100
 ) -> None:
     """Write the figure, so that there is either the old file or the new one, whole.
 
@@ -106,4 +106,4 @@ def write_png(
     figure.set_dpi(dpi)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
-    write_atomically(path, picture.getvalue())
+    write_atomically(Path(path), picture.getvalue())
