@@ -58,9 +58,11 @@ def _rows(found: Average) -> list[tuple[str, ...]]:
 
 
 def _points(curve: BetaCurve) -> list[tuple[str, ...]]:
-    columns = zip(curve.beta, curve.states, curve.parameters, strict=True)
-    rows = [tuple(f"{value:.3g}" for value in row) for row in columns]
-    return [(f"β = {beta}", *errors) for beta, *errors in reversed(rows)]
+    rows = zip(curve.beta, curve.states, curve.parameters, curve.steady, strict=True)
+    return [
+        (f"β = {beta:g}{'' if steady else ', not steady'}", f"{states:.3g}", f"{parameters:.3g}")
+        for beta, states, parameters, steady in reversed(list(rows))
+    ]
 
 
 def _trend(curve: BetaCurve) -> str:
@@ -75,7 +77,7 @@ def _trend(curve: BetaCurve) -> str:
         if level is None:
             said.append(f"{name} ∝ β^{curve.slope(errors):.2f}")
         else:
-            said.append(f"{name} level off at {level:.2g}")
+            said.append(f"{name} levels off at {level:.2g}")
     return f"error of {', of '.join(said)}"
 
 

@@ -62,7 +62,7 @@ def draw_processes(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     said = f"randomly drawn {units}"
-    write_png(figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise))
+    write_png(figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise, figure))
 
 
 def _draw_trace(axes: Axes, ep: list[list[float]], bptt: list[list[float]]) -> None:
@@ -150,7 +150,7 @@ def draw_layers(diagnosis: Diagnosis, path: str | Path, title: str = "") -> None
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     many = f"mean of {first.batches} mini-batches, bars: ± standard deviation"
     said = many if first.batches > 1 else "one mini-batch"
-    write_png(figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise))
+    write_png(figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise, figure))
 
 
 def _parts(found: Comparison) -> list[Agreement]:
@@ -201,7 +201,7 @@ def draw_error_against_beta(diagnosis: Diagnosis, path: str | Path, title: str =
     axes.grid(alpha=0.3)
     axes.legend()
     said = _titled(title, diagnosis, "η = 0, first mini-batch")
-    write_png(figure, path, said, warning=_warning(diagnosis.premise))
+    write_png(figure, path, said, warning=_warning(diagnosis.premise, figure))
 
 
 def draw_sweep(cells: Sequence[Cell], path: str | Path, title: str = "") -> None:
@@ -272,9 +272,10 @@ def _titled(title: str, diagnosis: Diagnosis, said: str) -> str:
     return "\n".join(filter(None, (title, diagnosis.kind.said, said)))
 
 
-def _warning(premise: Premise) -> str:
+def _warning(premise: Premise, figure: Figure) -> str:
     """What the titles say of a premise that fails; nothing where it holds."""
-    heads = (fill(_head(problem), 64) for problem in premise.problems)
+    room = int(11.5 * figure.get_figwidth())
+    heads = (fill(_head(problem), room) for problem in premise.problems)
     return "PREMISE FAILS:\n" + "\n".join(heads) if premise.problems else ""
 
 

@@ -224,6 +224,7 @@ def preset(name: str) -> Experiment:
     # A TOML file may have anything there, lists too.
     if not isinstance(name, str) or name not in PRESETS:
         near = difflib.get_close_matches(str(name), PRESETS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigurationError("preset", name, f"one of {', '.join(PRESETS)}{hint}")
+        all_of_them = f"one of {', '.join(PRESETS)}"
+        nearest = [f"one that eqprop presets lists (did you mean {one}?)" for one in near]
+        raise ConfigurationError("preset", name, (nearest or [all_of_them])[0])
     return PRESETS[name].experiment
