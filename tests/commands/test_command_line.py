@@ -151,7 +151,8 @@ def test_settings_come_from_preset_then_file_then_command_line(run: Run) -> None
         (["--beta", "strong"], ["beta", "strong", "a number"]),
         (["--learning-rates", "0.1"], ["learning_rates", "0.1", "2 numbers, one per layer"]),
         (["--hidden", "8", "8"], ["learning_rates", "3 numbers"]),
-        (["p-9h"], ["preset", "p-9h", *PRESETS]),
+        (["p-9h"], ["preset", "p-9h", "eqprop presets lists", "did you mean p-3h?"]),
+        (["nothing"], ["preset", "nothing", *PRESETS]),
         (["--bta", "1"], ["--bta", "did you mean --beta?"]),
         (["--epochs"], ["--epochs", "expected one argument"]),
         (["--device", "cuda:77"], ["device", "cuda:77", "cpu"]),
@@ -698,8 +699,9 @@ def test_presets_are_listed_with_the_published_results(run: Run) -> None:
     status, out, _ = run("presets")
     assert status == 0
     for name in PRESETS:
-        assert f"\n{name} " in out
+        assert out.count(f"\n{name} ") == 2, "once with its results, once with its settings"
     assert "2.00 ± 0.13 (0.20)" in out
+    assert max(map(len, out.splitlines())) <= 80
     status, out, _ = run("presets", "--json")
     assert set(json.loads(out)) == set(PRESETS)
 

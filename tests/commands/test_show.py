@@ -409,9 +409,10 @@ def test_t_and_k_are_chosen_by_a_tolerance_and_taken(
     table = said.split("steps until rest")[1].splitlines()
     assert [line.split("  ")[0] for line in table[1:4]] == [
         "free phase",
-        "nudged phase (beta +0.5)",
-        "nudged phase (beta -0.5)",
+        "nudged (β = +0.5)",
+        "nudged (β = -0.5)",
     ]
+    assert all(len(line) <= 80 for line in table[:4])
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -175,6 +175,154 @@ def test_metrics_are_valid_json_even_without_numbers(tmp_path: Path) -> None:
     assert metrics["layers"]["hidden layer 1"]["sign_agreement"] is None
 
 
+# What kind of model it is
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_without_a_word_the_theorem_is_seen_to_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = run(tmp_path / "out", "theorem", "--eta")
+    said = capsys.readouterr().out
+    assert "\nmodel: exact, F = ∂Φ/∂s\n" in said
+    assert "as β → 0: the error falls in proportion to β\n" in said
+    assert "premise: holds" in said
+    assert metrics["network"]["dataset"] == "digits"
+    curve = metrics["error_against_beta"]
+    assert all(curve["premise_holds"])
+    for what in ("states", "parameters"):
+        assert curve["slope"][what] == pytest.approx(1, abs=0.02)
+        assert curve["level"][what] is None
+        assert curve[what][0] == min(curve[what]) < 1e-5
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_prototypical_network_is_said_to_be_approximate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = run(tmp_path / "out", "theorem", "digits", "--eta", "--batch-size", "5")
+    said = capsys.readouterr().out
+    assert "model: approximate (prototypical), F = ρ(∂Φ/∂s)" in said
+    assert "as β → 0: the error levels off, as EP leaves out the ρ′ of the output layer" in said
+    assert "premise: holds" not in said
+    assert "F is the gradient of no Φ" in said
+    assert metrics["model"]["name"] == "approximate"
+    curve = metrics["error_against_beta"]
+    for what in ("states", "parameters"):
+        assert curve["level"][what] == curve[what][0] > 0.01
+        assert f"{what} levels off at {curve['level'][what]:.2g}" in said
+    assert metrics["held"]["layers"]["output layer"] == {"held": 0.0, "crossed": None}
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_untied_weights_and_updates_in_turn_are_said(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["digits", "--eta", "--batch-size", "5", "--angle", "45"]
+    metrics = run(tmp_path / "untied", "theorem", *words)
+    said = capsys.readouterr().out
+    (angle,) = metrics["model"]["weight_angles"]
+    assert f"model: vector field, F = ρ(f(s)) from no Φ, weights {angle:.3g}° apart" in said
+    assert "turned by about that angle" in said
+    quick = ["--epochs", "1", "--hidden", "8", "--free-steps", "9", "--updates", "alternating"]
+    assert main(["train", *quick, "--out", str(tmp_path / "run")]) == 0
+    metrics = run(tmp_path / "turn", "theorem", str(tmp_path / "run"))
+    assert metrics["model"]["in_turn"]
+    assert "only the totals over a nudged phase" in metrics["model"]["expected"]
+    assert "layers updated in turn\n" in capsys.readouterr().out
+
+
+def test_units_at_the_clip_are_said_in_text_metrics_and_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    titles: list[str] = []
+    true_title = Figure.suptitle
+
+    def recording(figure: Figure, title: str, **keywords: Any) -> Any:
+        titles.append(" ".join(title.split()))
+        return true_title(figure, title, **keywords)
+
+    monkeypatch.setattr(Figure, "suptitle", recording)
+    quick = ["--network", "real-time", "--epochs", "1", "--hidden", "16", "--batch-size", "200"]
+    assert main(["train", "digits", *quick, "--out", str(tmp_path / "run")]) == 0
+    words = ["--before-training", "--free-steps", "600", "--beta", "1e-3", "--batch-size", "20"]
+    metrics = run(tmp_path / "out", "theorem", str(tmp_path / "run"), *words)
+    said = capsys.readouterr().out
+    held = {layer: of["held"] for layer, of in metrics["held"]["layers"].items()}
+    assert metrics["held"]["by"] == "clip"
+    assert 0.1 < held["hidden layer 1"] < 1
+    share = f"{100 * held['hidden layer 1']:.2g} % of hidden layer 1"
+    sentence = f"units rest at a bound of the clip, {share}"
+    (verdict,) = (line for line in said.splitlines() if line.startswith("PREMISE FAILS: units"))
+    assert sentence in verdict
+    assert "try a network without clip (--no-clip, clip=None)" in verdict
+    assert "premise: holds" not in said
+    assert not metrics["premise"]["holds"]
+    assert len(titles) == 4
+    assert all(f"PREMISE FAILS: {sentence}" in title for title in titles)
+    # What disagrees are their states alone.
+    assert metrics["overall"]["states"]["relative_error"] > 0.1
+    assert metrics["held"]["states_of_others"]["relative_error"] < 0.01
+    assert metrics["overall"]["parameters"]["relative_error"] < 0.01
+    assert metrics["error_against_beta"]["slope"]["parameters"] == pytest.approx(2, abs=0.7)
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("words", [TOY, [*TOY, "--eta", "1e-5", "--batches", "2"]], ids=["one", "more"])
+def test_progress_counts_processes_and_comes_to_its_end(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eqprop.cli import theorem
+
+    totals: list[tuple[int, str]] = []
+    ticked: list[int] = []
+
+    class Counting:
+        def __init__(self, total: int, unit: str) -> None:
+            totals.append((total, unit))
+            ticked.append(0)
+
+        def __enter__(self) -> Any:
+            def tick(_: object) -> None:
+                ticked[-1] += 1
+
+            return tick
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(theorem, "Progress", Counting)
+    computed = {"count": 0}
+    for name in ("ep_process", "bptt_process"):
+        from eqprop.analysis import diagnosis
+
+        def counted(*args: Any, _true: Any = getattr(diagnosis, name), **keywords: Any) -> Any:
+            computed["count"] += 1
+            return _true(*args, **keywords)
+
+        monkeypatch.setattr(diagnosis, name, counted)
+    sweeps = ["--sweep", "beta=0.001,0.1", "--sweep", "free-steps=15,20,30"]
+    run(tmp_path / "out", *words, *sweeps, "--settle", "1e-4", "--nudged-steps", "4")
+    assert [total for total, _ in totals] == ticked
+    assert [unit for _, unit in totals] == ["phase", "process"]
+    assert ticked[1] == computed["count"]
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("columns", ["", "60"])
+def test_tables_fit(
+    columns: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    swept = ("beta=0.001", "free-steps=20,1000", "nudged-steps=4")
+    sweeps = [word for sweep in swept for word in ("--sweep", sweep)]
+    run(tmp_path / "out", *TOY, "--eta", "--free-steps", "40", "--batches", "2", *sweeps)
+    tables = [line for line in capsys.readouterr().out.splitlines() if "   " in line]
+    assert len(tables) > 12
+    assert max(map(len, tables)) <= int(columns or 80)
+
+
 # T and K by a tolerance
 
 
@@ -267,8 +415,8 @@ def test_a_sweep_has_every_point_as_a_table_and_a_heat_map(
     assert errors[1] == min(errors)
     assert [cell["premise_holds"] for cell in metrics["sweep"]] == [False, True, False, True]
     assert (tmp_path / "out" / "sweep.png").read_bytes().startswith(PNG)
-    table = capsys.readouterr().out.split("error states")[1].splitlines()
-    assert sum("FAILS" in line for line in table) == 2
+    table = capsys.readouterr().out.split("residual  premise\n")[1].splitlines()
+    assert [line.split()[-1] for line in table[:4]] == ["FAILS", "holds", "FAILS", "holds"]
     # The point that is also the base says the same.
     again = run(tmp_path / "same", *TOY, "--sweep", "beta=0.01")
     assert again["sweep"][0]["overall"] == again["overall"]
@@ -390,7 +538,7 @@ def test_a_run_without_a_checkpoint_can_be_looked_at_only_before_training(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nonsense"], "nonsense: expected one of toy, eb-1h"),
+        (["nonsense"], "nonsense: expected one of digits-eb, toy, eb-1h"),
         (["toy", "--beta", "0"], "beta = 0.0: expected a finite number other than 0"),
         (["toy", "--beta", "strong"], "beta = strong: expected a number"),
         (["toy", "--free-steps", "5"], "nudged_steps = 80: expected at most free_steps = 5"),

@@ -18,8 +18,10 @@ from eqprop.estimators.continual import ContinualEP
 from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimator
 from eqprop.estimators.recurrent_backprop import RecurrentBackprop
-from eqprop.networks.connections.chains import dense
+from eqprop.networks.connections.chains import dense, untied
+from eqprop.networks.connections.conv_pool import ConvPool
 from eqprop.networks.connections.dense import Dense
+from eqprop.networks.layered import LayeredNetwork
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
 from module_operations import ESTIMATORS as OPERATED
@@ -123,10 +125,92 @@ def test_a_connection_refuses_the_hooks_that_nothing_would_call() -> None:
     for register in (connection.register_forward_pre_hook, connection.register_forward_hook):
         with pytest.raises(TypeError, match="Dense: expected no hook .* torch.nn.utils.parametriz"):
             register(lambda *_: None)
-    # Pruning undoes what it has begun, badly; what it was refused with is said first.
-    with pytest.raises((TypeError, KeyError)) as refused:
-        prune.random_unstructured(Dense(3, 2), "weight", 0.5)
-    assert isinstance(refused.value.__context__ or refused.value, TypeError)
+
+
+def pruned_dense() -> LayeredNetwork:
+    network = PrototypicalNetwork(dense(4, 6, 3))
+    prune.l1_unstructured(network.connections[0], "weight", 0.5)
+    prune.random_unstructured(network.connections[1], "weight", 0.3)
+    # Once more: what is pruned already stays so.
+    prune.random_unstructured(network.connections[0], "weight", 0.3)
+    return network
+
+
+def pruned_convolution() -> LayeredNetwork:
+    first = ConvPool((1, 2, 2), 4, kernel=2, padding=1, pool=1)
+    prune.ln_structured(first, "weight", 0.5, n=2, dim=0)
+    return RealTimeNetwork([first, Dense(first.upper_shape, 3)], "tanh")
+
+
+def pruned_untied() -> LayeredNetwork:
+    network = RealTimeNetwork(untied(dense(4, 6, 3), 45), "tanh")
+    prune.l1_unstructured(network.connections[1], "backward_weight", 0.5)
+    prune.l1_unstructured(network.connections[1].upward, "weight", 0.5)
+    return network
+
+
+PRUNED = {"dense": pruned_dense, "convolution": pruned_convolution, "untied": pruned_untied}
+
+
+@pytest.mark.parametrize("kind", PRUNED)
+def test_a_pruned_network_learns_by_autograd_of_its_contrast_with_the_masked_weights(
+    kind: str, batch: Batch
+) -> None:
+    torch.manual_seed(1)
+    network = PRUNED[kind]().double()
+    x = batch[0]
+    generator = torch.Generator().manual_seed(0)
+    before, after = (
+        tuple(torch.rand(len(x), *shape, generator=generator).double() for shape in network.shapes)
+        for _ in range(2)
+    )
+    found = network.contrast_gradients(x, before, after, before)
+    # The same network, its weights masked once and for all.
+    plain = copy.deepcopy(network)
+    masks = {name: of for name, of in plain.named_buffers() if name.endswith("_mask")}
+    assert masks
+    for module in plain.modules():
+        for weight in ("weight", "backward_weight"):
+            if f"{weight}_mask" in module._buffers:
+                prune.remove(module, weight)
+    assert not dict(plain.named_buffers())
+    mean = plain.contrast(x, before, after, before).mean()
+    names = [name for name, _ in plain.named_parameters()]
+    gradients = torch.autograd.grad(mean, list(plain.parameters()))
+    for name, gradient in zip(names, gradients, strict=True):
+        mask = masks.get(f"{name}_mask")
+        if mask is None:
+            torch.testing.assert_close(found[name], gradient)
+        else:
+            assert 0 < (mask == 0).double().mean() < 1
+            torch.testing.assert_close(found[f"{name}_orig"], gradient * mask)
+    states = (relax(model, x, 20).state for model in (network, plain))
+    for one, other in zip(*states, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_what_is_pruned_stays_zero_while_the_rest_learns(estimator: str, batch: Batch) -> None:
+    torch.manual_seed(1)
+    network = pruned_dense()
+    connection: Dense = network.connections[0]  # pyright: ignore[reportAssignmentType]
+    start = connection.weight.detach().clone()
+    assert 0.5 < (start == 0).double().mean() < 0.8
+    learn = ESTIMATORS[estimator](network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    learn(network, batch[0].float(), batch[1].float())
+    optimizer.step()
+    moved = connection.weight.detach() != start
+    assert moved.any()
+    assert not moved[start == 0].any()
+    copied = copy.deepcopy(network)
+    assert torch.equal(copied(batch[0].float()), network(batch[0].float()))
+    assert prune.is_pruned(network)
+    prune.remove(connection, "weight")
+    assert connection.weight.is_leaf
+    assert not hasattr(connection, "weight_mask")
+    with pytest.raises(AttributeError, match="no attribute 'weight_mask'"):
+        _ = connection.weight_mask
 
 
 def test_what_is_no_connection_is_refused_in_words() -> None:

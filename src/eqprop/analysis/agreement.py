@@ -11,19 +11,21 @@ per layer, per parameter and overall, at every step t and over all of them; and 
 the total update Σ_t Δ_θ(t) and the total gradient −Σ_t ∇_θ(t). The share of equal signs is the
 published recipe for choosing T, K and β.
 
-Theorem 1 supposes that the free phase was steady: :class:`Premise` says whether it was.
+Theorem 1 supposes that the free phase was steady, and that F is differentiable there and is ∂Φ/∂s,
+which units at a bound of a clip are not: :class:`Premise` says whether that is so.
 
 Source: Ernoult et al., https://arxiv.org/abs/1905.13633.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self, final
 
 import torch
 from torch import Tensor
 
+from eqprop.analysis.held import Holding
 from eqprop.analysis.processes import Process
 
 __all__ = [
@@ -93,12 +95,14 @@ class Agreements:
 @final
 @dataclass(frozen=True)
 class Premise:
-    """Whether the free phase was steady, as Theorem 1 supposes.
+    """Whether the free phase was steady, and no unit held by a clip, as Theorem 1 supposes.
 
     What the free state still moves by, EP takes for an effect of the nudge. So the premise is said
     to hold as long as, in every layer, the last free transition and the K last ones moved no unit
     by more than a ``limit`` of what the nudge moves one by, in its largest step and in all. The
     limit is 1 %, or |β| if that is smaller: the error that the finite nudge itself brings.
+
+    What units that are held, or cross a kink, change is worked out in :mod:`eqprop.analysis.held`.
 
     Attributes:
         layers: what the layers are called.
@@ -111,6 +115,10 @@ class Premise:
         oscillating: whether the free state goes to and fro between two states.
         in_turn: whether the layers are updated in turn, for which the theorem does not hold step by
             step.
+        holding: what can hold units: ``clip``, ``rho`` (flat), ``activation`` (flat), or nothing.
+        held: the share, 0 to 1, of the units of each layer that are held at s_*.
+        crossed: the share of those that are held at s_* and not while nudged, or the other way
+            round; nothing where that was not to be seen.
     """
 
     layers: tuple[str, ...]
@@ -122,14 +130,49 @@ class Premise:
     rounding: float
     oscillating: bool
     in_turn: bool
+    holding: Holding = ""
+    held: tuple[float, ...] = ()
+    crossed: tuple[float, ...] = ()
 
     @property
     def holds(self) -> bool:
         return not self.problems
 
     @property
+    def steady(self) -> bool:
+        """Whether what is compared is the nudge alone, step by step: no residue, none in turn."""
+        return not self._unsteady
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong, a line each; empty if the premise holds."""
+        return (*self._unsteady, *self._kinks)
+
+    @property
+    def _kinks(self) -> list[str]:
+        found = []
+        if self.holding == "clip" and any(self.held):
+            found.append(
+                f"units rest at a bound of the clip, {self._shares(self.held)}: EP leaves them "
+                "there, while BPTT has a gradient by their states, so that their states disagree, "
+                "whatever β, and no others; updates of parameters are none the worse, as neither "
+                "passes through such a unit; try a network without clip (--no-clip, clip=None)"
+            )
+        if any(self.crossed):
+            at = "a bound of the clip" if self.holding == "clip" else "a kink of ρ"
+            remedy = "" if self.holding == "clip" else ", or a smooth ρ such as tanh"
+            found.append(
+                f"units cross {at} while nudged, {self._shares(self.crossed)}: F has no derivative "
+                f"there, so that neither states nor parameters agree; try a smaller β{remedy}"
+            )
+        return found
+
+    def _shares(self, shares: Sequence[float]) -> str:
+        pairs = zip(self.layers, shares, strict=True)
+        return ", ".join(f"{_percent(share, 1)} of {layer}" for layer, share in pairs if share)
+
+    @property
+    def _unsteady(self) -> list[str]:
         found = []
         for what, free, nudged in (
             ("the free phase has not converged", self.residual, self.nudged_step),
@@ -155,7 +198,7 @@ class Premise:
                 "the layers are updated in turn: only the totals over a nudged phase that has "
                 "settled are to agree, not the single steps"
             )
-        return tuple(found)
+        return found
 
 
 @final
@@ -170,7 +213,8 @@ class Comparison:
         by_parameter: each parameter, by name.
         total_update_angle: degrees between Σ_t Δ_θ(t) and −Σ_t ∇_θ(t) over all weights, that is
             parameters of at least two dimensions (or all, if none has), put end to end.
-        premise: whether the free phase was steady.
+        premise: whether the theorem's premise holds.
+        unheld: the states again, of those units alone that are not held at s_*.
     """
 
     states: Agreements
@@ -179,6 +223,7 @@ class Comparison:
     by_parameter: dict[str, Agreements]
     total_update_angle: float
     premise: Premise
+    unheld: Agreements
 
 
 @torch.no_grad()
@@ -209,13 +254,20 @@ def compare(ep: Process, bptt: Process) -> Comparison:
         _sums(ep.parameters[name].sum(0, keepdim=True), bptt.parameters[name].sum(0, keepdim=True))
         for name in weights
     ]
+    states = _agreements(layers.values(), len(ep.states[0]))
+    unheld = states
+    if any(of.any() for of in ep.free.held):
+        others = zip(ep.states, bptt.states, ep.free.held, strict=True)
+        sums = [_sums(u.masked_fill(of, 0), v.masked_fill(of, 0)) for u, v, of in others]
+        unheld = _agreements(sums, len(ep.states[0]))
     return Comparison(
-        states=_agreements(layers.values(), len(ep.states[0])),
+        states=states,
         parameters=_agreements(parameters.values(), len(ep.states[0])),
         by_layer={name: _agreements([sums], len(sums)) for name, sums in layers.items()},
         by_parameter={name: _agreements([sums], len(sums)) for name, sums in parameters.items()},
         total_update_angle=_agreements(totals, 1).overall.angle,
         premise=_premise(ep),
+        unheld=unheld,
     )
 
 
@@ -278,7 +330,7 @@ def _fold(trees: Sequence[Any], fold: Callable[[Sequence[float]], float]) -> Any
 
 
 def _worst(premises: Sequence[Premise]) -> Premise:
-    """The premise of the mini-batch that kept it least."""
+    """The premise of the mini-batch that kept it least, with the most units held and crossing."""
 
     def excess(premise: Premise) -> float:
         pairs = (
@@ -287,7 +339,11 @@ def _worst(premises: Sequence[Premise]) -> Premise:
         )
         return max(free / max(premise.limit * n, premise.rounding) for free, n in pairs)
 
-    return max(premises, key=excess)
+    held, crossed = (
+        tuple(map(max, zip(*shares, strict=True)))
+        for shares in ([p.held for p in premises], [p.crossed for p in premises])
+    )
+    return replace(max(premises, key=excess), held=held, crossed=crossed)
 
 
 def _premise(ep: Process) -> Premise:
@@ -304,6 +360,9 @@ def _premise(ep: Process) -> Premise:
         rounding=8 * torch.finfo(dtype).eps * max(1.0, largest),
         oscillating=ep.free.oscillating,
         in_turn=ep.free.in_turn,
+        holding=ep.free.holding,
+        held=tuple(float(of.double().mean()) for of in ep.free.held),
+        crossed=ep.crossed,
     )
 
 

@@ -18,7 +18,7 @@ from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.phases import nudged_phase, relax
-from eqprop.core.stepping import movement, transitions
+from eqprop.core.stepping import movement, trajectory, transitions
 from eqprop.data.dataset import Split
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Phases",
     "ResidualByStep",
     "error_by_step",
+    "output_by_step",
     "phases",
     "residual_by_step",
     "step_counts",
@@ -66,11 +67,13 @@ class ResidualByStep:
         layers: what messages call them.
         median: of the samples' residuals.
         worst: the largest of them.
+        samples: how many there are.
     """
 
     layers: tuple[str, ...]
     median: tuple[tuple[float, ...], ...]
     worst: tuple[tuple[float, ...], ...]
+    samples: int
 
 
 @final
@@ -151,7 +154,14 @@ def residual_by_step(
         tuple(model.layer_name(index) for index in range(len(model.shapes))),
         tuple(zip(*median, strict=True)),
         tuple(zip(*worst, strict=True)),
+        len(x),
     )
+
+
+@torch.no_grad()
+def output_by_step(model: ConvergentModel, x: Tensor, steps: int) -> Tensor:
+    """ŷ of the first sample of x at t = 0, 1, …, (steps + 1, …)."""
+    return torch.cat([state[-1] for state in trajectory(model, x[:1], steps)])
 
 
 @torch.no_grad()

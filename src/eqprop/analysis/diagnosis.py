@@ -7,9 +7,9 @@ be drawn; everything else becomes figures at once, so that memory holds two proc
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -22,20 +22,29 @@ from eqprop.analysis.agreement import (
     average,
     compare,
 )
-from eqprop.analysis.processes import FreePhase, Process, bptt_process, ep_process, free_phase
+from eqprop.analysis.kind import ModelKind, model_kind
+from eqprop.analysis.processes import (
+    FreePhase,
+    Process,
+    bptt_process,
+    ep_process,
+    free_phase,
+    require_reach,
+)
 from eqprop.core.costs import Cost
+from eqprop.core.nudging import require_beta
 from eqprop.core.models import ConvergentModel
-from eqprop.settings.theorem import SWEPT, TheoremSettings
 
 __all__ = [
     "BetaCurve",
     "Cell",
     "Diagnosis",
+    "Conditions",
     "Trace",
     "cell_to_json",
     "diagnose",
-    "grid_points",
     "sweep",
+    "sweep_ticks",
     "ticks",
     "to_json",
 ]
@@ -43,8 +52,28 @@ __all__ = [
 _DRAWN = 3
 """Neurons per layer and synapses per weight that are kept to be drawn."""
 
+_SWEPT = ("beta", "free_steps", "nudged_steps")
+
 Batches = Sequence[tuple[Tensor, Tensor]]
 Tick = Callable[[str], None]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Under which EP is compared with BPTT.
+
+    Attributes:
+        free_steps: T.
+        nudged_steps: K, at most T.
+        beta: β ≠ 0.
+        nudging: ``symmetric`` averages the processes of +β and −β.
+    """
+
+    free_steps: int
+    nudged_steps: int
+    beta: float
+    nudging: Literal["one-sided", "symmetric"] = "one-sided"
 
 
 @final
@@ -71,28 +100,46 @@ class BetaCurve:
     Attributes:
         beta: in ascending order.
         states, parameters: the relative error, one per β.
-        holds: whether the free phase was steady enough for that β.
+        holds: whether the premise holds for that β.
+        steady: whether the free phase was steady enough for that β.
     """
 
     beta: tuple[float, ...]
     states: tuple[float, ...]
     parameters: tuple[float, ...]
     holds: tuple[bool, ...]
+    steady: tuple[bool, ...]
 
     def slope(self, errors: Sequence[float]) -> float:
-        """d log error / d log β by least squares, over the β for which the premise holds.
+        """d log error / d log β by least squares, over the β for which the free phase was steady.
 
         Not a number where those are fewer than two, or an error is 0 or infinite.
         """
         points = [
             (math.log(beta), math.log(error) if 0 < error < math.inf else math.nan)
-            for beta, error, holds in zip(self.beta, errors, self.holds, strict=True)
-            if holds
+            for beta, error, steady in zip(self.beta, errors, self.steady, strict=True)
+            if steady
         ]
         if len(points) < 2:
             return math.nan
         centre = sum(x for x, _ in points) / len(points)
         return sum((x - centre) * y for x, y in points) / sum((x - centre) ** 2 for x, _ in points)
+
+    def level(self, errors: Sequence[float]) -> float | None:
+        """Where the error levels off as β falls: what it is at the smallest β, if it does.
+
+        It does if the two smallest β for which the free phase was steady differ in it by less than
+        the square root of their ratio.
+        """
+        at = [
+            (beta, error)
+            for beta, error, steady in zip(self.beta, errors, self.steady, strict=True)
+            if steady
+        ]
+        if len(at) < 2 or not all(0 < error < math.inf for _, error in at[:2]):
+            return None
+        (small, least), (larger, more) = at[:2]
+        return least if math.log(more / least) < 0.5 * math.log(larger / small) else None
 
 
 @final
@@ -101,14 +148,16 @@ class Diagnosis:
     """What :func:`diagnose` found.
 
     Attributes:
-        settings: how it looked.
+        conditions: T, K, β and the nudging.
+        kind: what the model is to the theorem.
         etas: 0, then the η of continual updates.
         by_eta: the comparison for each of them.
         curve: the error against β.
         states, parameters: what to draw, of the first mini-batch.
     """
 
-    settings: TheoremSettings
+    conditions: Conditions
+    kind: ModelKind
     etas: tuple[float, ...]
     by_eta: tuple[Average, ...]
     curve: BetaCurve
@@ -133,59 +182,76 @@ class Cell:
 def diagnose(
     model: ConvergentModel,
     batches: Batches,
-    settings: TheoremSettings,
+    *,
+    free_steps: int,
+    nudged_steps: int,
+    beta: float,
+    nudging: Literal["one-sided", "symmetric"] = "one-sided",
+    eta: Sequence[float] = (),
+    betas: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2),
     cost: Cost | None = None,
+    seed: int = 0,
     tick: Tick = lambda _: None,
 ) -> Diagnosis:
-    """Compare EP with BPTT on a model.
+    """Compare EP with BPTT on a model: any, in float64 if small errors are to be seen.
 
     Args:
         batches: (x, y) of every mini-batch to average over.
-        settings: the T, K, β, nudging, η and β curve to look at.
+        free_steps: T, enough of them for the network to be at rest in the last K.
+        nudged_steps: K.
+        beta: β ≠ 0; in real time the continuous-time one.
+        nudging: ``symmetric`` averages the processes of +β and −β.
+        eta: learning rates of continual updates to set beside η = 0, each for all parameters.
+        betas: strengths for the error against β; those of symmetric nudging are better larger, as
+            its error, O(β²), soon is rounding alone.
         cost: ℓ; the squared error if not given.
+        seed: of the units and synapses that are drawn.
         tick: told after each process what it was; see :func:`ticks`.
 
     Raises:
+        ValueError: no mini-batch, K < 1, K > T, β = 0, or strengths of the curve not
+            above 0.
         NonFiniteError: a state stopped being finite.
     """
-    etas = (0.0, *settings.eta)
+    conditions = Conditions(
+        free_steps=free_steps, nudged_steps=nudged_steps, beta=beta, nudging=nudging
+    )
+    if not all(strength > 0 for strength in betas):
+        raise ValueError(f"betas: expected numbers above 0, got {list(betas)}")
+    etas, strengths = (0.0, *eta), tuple(sorted(betas))
     found: list[list[Comparison]] = [[] for _ in etas]
     states: tuple[Trace, ...] = ()
     parameters: tuple[Trace, ...] = ()
-    curve: list[tuple[float, float, bool]] = []
-    generator = torch.Generator().manual_seed(settings.seed)
+    curve: list[Comparison] = []
+    generator = torch.Generator().manual_seed(seed)
     for number, (x, target) in enumerate(batches):
-        free, bptt = _reference(model, x, target, settings, cost)
+        free, bptt = _reference(model, x, target, conditions, cost)
         tick("backpropagation through time")
         drawn = _Drawn(bptt, generator) if number == 0 else None
-        for index, eta in enumerate(etas):
-            ep = _ep(model, x, target, settings, free, cost, eta=eta or None)
+        for index, rate in enumerate(etas):
+            ep = _ep(model, x, target, conditions, free, cost, eta=rate or None)
             found[index].append(compare(ep, bptt))
             if drawn is not None:
                 drawn.add(ep)
             del ep
-            tick(f"η = {eta:g}")
+            tick(f"η = {rate:g}")
         if drawn is not None:
             states, parameters = drawn.traces()
-            for beta in settings.curve:
-                comparison = compare(_ep(model, x, target, settings, free, cost, beta=beta), bptt)
-                curve.append(
-                    (
-                        comparison.states.overall.relative_error,
-                        comparison.parameters.overall.relative_error,
-                        comparison.premise.holds,
-                    )
-                )
-                tick(f"β = {beta:g}")
+            for strength in strengths:
+                at = replace(conditions, beta=strength)
+                curve.append(compare(_ep(model, x, target, at, free, cost), bptt))
+                tick(f"β = {strength:g}")
     return Diagnosis(
-        settings,
+        conditions,
+        model_kind(model),
         etas,
         tuple(average(comparisons) for comparisons in found),
         BetaCurve(
-            settings.curve,
-            states=tuple(states for states, _, _ in curve),
-            parameters=tuple(parameters for _, parameters, _ in curve),
-            holds=tuple(holds for _, _, holds in curve),
+            strengths,
+            states=tuple(of.states.overall.relative_error for of in curve),
+            parameters=tuple(of.parameters.overall.relative_error for of in curve),
+            holds=tuple(of.premise.holds for of in curve),
+            steady=tuple(of.premise.steady for of in curve),
         ),
         states,
         parameters,
@@ -195,43 +261,47 @@ def diagnose(
 def sweep(
     model: ConvergentModel,
     batches: Batches,
-    settings: TheoremSettings,
     grid: Mapping[str, Sequence[float]],
+    *,
+    free_steps: int,
+    nudged_steps: int,
+    beta: float,
+    nudging: Literal["one-sided", "symmetric"] = "one-sided",
     cost: Cost | None = None,
     tick: Tick = lambda _: None,
 ) -> list[Cell]:
     """Compare EP with BPTT, with η = 0, at every point of a grid.
 
     Args:
-        grid: values of some of :data:`~eqprop.settings.theorem.SWEPT`, by name; the other settings
-            stay.
+        batches: (x, y) of every mini-batch to average over.
+        grid: values of some of ``beta``, ``free_steps`` and ``nudged_steps``, by name.
+        free_steps, nudged_steps, beta, nudging: as for :func:`diagnose`, where the grid has none.
         cost: ℓ; the squared error if not given.
-        tick: told after each process what it was.
+        tick: told after each process what it was; see :func:`sweep_ticks`.
 
     Returns:
         One cell per point, the last name of the grid running fastest.
 
     Raises:
-        ConfigurationError: a point that cannot be, K > T for instance.
-        ValueError: the grid names something else.
+        ValueError: the grid names something else, K < 1, K > T, or β = 0 at a point.
         NonFiniteError: a state stopped being finite.
     """
-    points = list(grid_points(settings, grid))
+    base = Conditions(free_steps=free_steps, nudged_steps=nudged_steps, beta=beta, nudging=nudging)
+    points = [replace(base, **point) for point in _points(grid)]
+    for at in points:
+        require_beta(at.beta)
+        require_reach(at.free_steps, at.nudged_steps)
     found: list[list[Comparison]] = [[] for _ in points]
     for x, target in batches:
         # Points of the same T and K share a free phase and the gradients of BPTT.
-        order = sorted(
-            range(len(points)), key=lambda i: (points[i].free_steps, points[i].nudged_steps)
-        )
+        order = sorted(range(len(points)), key=lambda i: _lengths(points[i]))
         shared: tuple[FreePhase, Process] | None = None
         for index in order:
             at = points[index]
-            if shared is None or (shared[0].free_steps, shared[0].nudged_steps) != (
-                at.free_steps,
-                at.nudged_steps,
-            ):
+            if shared is None or _lengths(shared[0]) != _lengths(at):
                 del shared
                 shared = _reference(model, x, target, at, cost)
+                tick("backpropagation through time")
             free, bptt = shared
             found[index].append(compare(_ep(model, x, target, at, free, cost), bptt))
             tick(", ".join(f"{name} = {getattr(at, name):g}" for name in grid))
@@ -241,24 +311,28 @@ def sweep(
     ]
 
 
-def grid_points(
-    settings: TheoremSettings, grid: Mapping[str, Sequence[float]]
-) -> Iterator[TheoremSettings]:
-    """The settings at every point of a grid.
-
-    Raises:
-        ConfigurationError: a point that cannot be.
-        ValueError: the grid names something that is not swept.
-    """
-    if unknown := [name for name in grid if name not in SWEPT]:
-        raise ValueError(f"grid: expected names among {', '.join(SWEPT)}, got {unknown[0]}")
+def _points(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    if unknown := [name for name in grid if name not in _SWEPT]:
+        raise ValueError(f"grid: expected names among {', '.join(_SWEPT)}, got {unknown[0]}")
     for values in product(*grid.values()):
-        yield settings.override(dict(zip(grid, values, strict=True)))
+        yield dict(zip(grid, values, strict=True))
 
 
-def ticks(settings: TheoremSettings, cells: int = 0) -> int:
-    """How often the progress of a diagnosis, and of a sweep of so many cells, is told."""
-    return settings.batches * (2 + len(settings.eta) + cells) + len(settings.curve)
+def _lengths(of: Conditions | FreePhase) -> tuple[int, int]:
+    return of.free_steps, of.nudged_steps
+
+
+def ticks(batches: int, etas: int, betas: int) -> int:
+    """How many processes a diagnosis computes: of BPTT, of η = 0 and of so many η > 0 for each
+    mini-batch, and of so many β for the first."""
+    return batches * (2 + etas) + betas
+
+
+def sweep_ticks(batches: int, grid: Mapping[str, Sequence[float]]) -> int:
+    """How many processes a sweep computes: one of EP per point, one of BPTT per T and K."""
+    points = math.prod(map(len, grid.values()))
+    lengths = math.prod(len(values) for name, values in grid.items() if name != "beta")
+    return batches * (points + lengths)
 
 
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -269,8 +343,11 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     """
     premise = diagnosis.premise
     curve = diagnosis.curve
+    mean = diagnosis.by_eta[0].mean
+    symmetric = diagnosis.conditions.nudging == "symmetric"
     tree = {
-        "beta": diagnosis.settings.beta,
+        "beta": diagnosis.conditions.beta,
+        "model": diagnosis.kind.to_json(symmetric=symmetric),
         "residual": max(premise.residual),
         **_average(diagnosis.by_eta[0]),
         "premise": {
@@ -289,6 +366,17 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
                 for index, layer in enumerate(premise.layers)
             },
         },
+        "held": {
+            "by": premise.holding or None,
+            "layers": {
+                layer: {
+                    "held": _of_layer(premise.held, index),
+                    "crossed": _of_layer(premise.crossed, index),
+                }
+                for index, layer in enumerate(premise.layers)
+            },
+            "states_of_others": asdict(mean.unheld.overall),
+        },
         "continual": [
             {"eta": eta, **_average(found)}
             for eta, found in zip(diagnosis.etas[1:], diagnosis.by_eta[1:], strict=True)
@@ -301,6 +389,10 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
             "slope": {
                 "states": curve.slope(curve.states),
                 "parameters": curve.slope(curve.parameters),
+            },
+            "level": {
+                "states": curve.level(curve.states),
+                "parameters": curve.level(curve.parameters),
             },
         },
     }
@@ -320,6 +412,11 @@ def cell_to_json(cell: Cell) -> dict[str, Any]:
             "premise_holds": mean.premise.holds,
         }
     )
+
+
+def _of_layer(shares: Sequence[float], index: int) -> float | None:
+    """Nothing where nobody looked."""
+    return shares[index] if shares else None
 
 
 def _average(found: Average) -> dict[str, Any]:
@@ -357,32 +454,24 @@ def _finite(tree: Any) -> Any:
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def _steps(settings: TheoremSettings, cost: Cost | None) -> dict[str, Any]:
-    T, K = settings.free_steps, settings.nudged_steps
-    return {"free_steps": T, "nudged_steps": K, "cost": cost}
-
-
 def _reference(
-    model: ConvergentModel, x: Tensor, y: Tensor, settings: TheoremSettings, cost: Cost | None
+    model: ConvergentModel, x: Tensor, y: Tensor, at: Conditions, cost: Cost | None
 ) -> tuple[FreePhase, Process]:
-    free = free_phase(model, x, settings.free_steps, settings.nudged_steps)
-    return free, bptt_process(model, x, y, free=free, **_steps(settings, cost))
+    T, K = _lengths(at)
+    free = free_phase(model, x, T, K)
+    return free, bptt_process(model, x, y, free_steps=T, nudged_steps=K, cost=cost, free=free)
 
 
 def _ep(
     model: ConvergentModel,
     x: Tensor,
     y: Tensor,
-    settings: TheoremSettings,
+    at: Conditions,
     free: FreePhase,
     cost: Cost | None,
-    *,
-    beta: float | None = None,
     eta: float | None = None,
 ) -> Process:
-    beta = settings.beta if beta is None else beta
-    chosen = {"beta": beta, "nudging": settings.nudging, "eta": eta}
-    return ep_process(model, x, y, free=free, **chosen, **_steps(settings, cost))
+    return ep_process(model, x, y, eta=eta, cost=cost, free=free, **vars(at))
 
 
 class _Drawn:

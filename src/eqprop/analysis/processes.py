@@ -19,7 +19,8 @@ Theorem 1: if s_* held during those K transitions, then Δ_s(t) = −∇_s(t) an
 every t, as β → 0: the error is O(β), or O(β²) where the processes of +β and −β are averaged
 (symmetric nudging). With continual updates, θ ← θ + η Δ_θ(t) in every step, there is one of O(η/β)
 more, since what the moving weights do to the states is divided by β too. Where layers are updated
-in turn, the totals over a nudged phase that has settled agree, the single steps do not.
+in turn, the totals over a nudged phase that has settled agree, the single steps do not. Of units at
+a bound of a clip see :mod:`eqprop.analysis.held`.
 
 All gradients of BPTT come from one backward pass, and memory grows with K alone. How well two
 processes agree is measured in :mod:`eqprop.analysis.agreement`.
@@ -35,6 +36,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from eqprop.analysis.held import Holding, held_units, holding
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, require_beta
@@ -42,7 +44,14 @@ from eqprop.core.phases import relax
 from eqprop.core.stand_in import standing_in
 from eqprop.core.stepping import movement, require_finite, transitions
 
-__all__ = ["FreePhase", "Process", "bptt_process", "ep_process", "free_phase"]
+__all__ = [
+    "FreePhase",
+    "Process",
+    "bptt_process",
+    "ep_process",
+    "free_phase",
+    "require_reach",
+]
 
 Rates = float | Sequence[float] | Mapping[str, float]
 """η: one rate, one per layer (input side first), or one per parameter by name (others stay)."""
@@ -64,6 +73,8 @@ class FreePhase:
         oscillating: whether the end goes to and fro between two states, into which layers that are
             all updated at once may fall: s_T is 100 times closer to s_{T−2} than to s_{T−1}.
         in_turn: whether a step updates some layers after others, see :mod:`eqprop.core.powers`.
+        holding: what can hold units of the model, see :mod:`eqprop.analysis.held`.
+        held: which units are held at s_*, (B, …) of bool per layer; nothing if nothing can.
     """
 
     start: State
@@ -74,6 +85,8 @@ class FreePhase:
     moved: tuple[float, ...]
     oscillating: bool
     in_turn: bool
+    holding: Holding = ""
+    held: State = ()
 
 
 @torch.no_grad()
@@ -84,11 +97,7 @@ def free_phase(model: ConvergentModel, x: Tensor, free_steps: int, nudged_steps:
         ValueError: K < 1 or K > T.
         NonFiniteError: a state stopped being finite.
     """
-    if not 1 <= nudged_steps <= free_steps:
-        raise ValueError(
-            f"nudged_steps: expected 1 to free_steps = {free_steps}, as backpropagation goes "
-            f"through the last of the free ones, got {nudged_steps}"
-        )
+    require_reach(free_steps, nudged_steps)
     drive = model.drive(x)
     start = model.initial_state(x)
     if settling := free_steps - nudged_steps:
@@ -106,7 +115,18 @@ def free_phase(model: ConvergentModel, x: Tensor, free_steps: int, nudged_steps:
         moved=tuple(map(max, zip(*moved, strict=True))),
         oscillating=len(moved) > 1 and max(moved[-2]) < 0.01 * max(moved[-1]),
         in_turn=bool(getattr(model, "in_turn", False)),
+        holding=holding(model),
+        held=held_units(model, drive, path[-1]),
     )
+
+
+def require_reach(free_steps: int, nudged_steps: int) -> None:
+    """Refuse a K through which BPTT cannot go."""
+    if not 1 <= nudged_steps <= free_steps:
+        raise ValueError(
+            f"nudged_steps: expected 1 to free_steps = {free_steps}, as backpropagation goes "
+            f"through the last of the free ones, got {nudged_steps}"
+        )
 
 
 @final
@@ -121,6 +141,9 @@ class Process:
         layers: what messages call the layers.
         beta: β of EP; 0 for BPTT.
         epsilon: the model's time step ε.
+        crossed: the share, 0 to 1, of the units of each layer that are held at s_* and not in some
+            step of the nudged phase, or the other way round. Nothing where that cannot be seen of
+            the states, and for BPTT.
     """
 
     states: tuple[Tensor, ...]
@@ -129,6 +152,7 @@ class Process:
     layers: tuple[str, ...]
     beta: float
     epsilon: float
+    crossed: tuple[float, ...] = ()
 
     @property
     def total(self) -> dict[str, Tensor]:
@@ -177,15 +201,17 @@ def ep_process(
     rates = None if eta is None else _rates(model, eta)
     free = _checked(free, model, x, free_steps, nudged_steps)
     cost = cost or SquaredError()
-    states, parameters = _nudged(model, x, target, free, beta, rates, cost)
+    states, parameters, crossed = _nudged(model, x, target, free, beta, rates, cost)
     if nudging == "symmetric":
         # One way at a time, so that there is never more than one spare process in memory.
-        opposite_states, opposite = _nudged(model, x, target, free, -beta, rates, cost)
+        opposite_states, opposite, there = _nudged(model, x, target, free, -beta, rates, cost)
+        crossed = tuple(one | other for one, other in zip(crossed, there, strict=True))
         for here, there in zip(states, opposite_states, strict=True):
             here.add_(there).div_(2)
         for name, here in parameters.items():
             here.add_(opposite[name]).div_(2)
-    return Process(states, parameters, free, _layers(model), beta, model.epsilon)
+    shares = tuple(float(of.double().mean()) for of in crossed)
+    return Process(states, parameters, free, _layers(model), beta, model.epsilon, shares)
 
 
 def _nudged(
@@ -196,8 +222,8 @@ def _nudged(
     beta: float,
     rates: Mapping[str, float] | None,
     cost: Cost,
-) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """The processes of one nudged phase, Δ_s and Δ_θ."""
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor], State]:
+    """The processes of one nudged phase, Δ_s and Δ_θ, and which units crossed a kink."""
     steps = free.nudged_steps
     nudge = Nudge(cost, target, beta)
     present = _trained(model)
@@ -206,6 +232,9 @@ def _nudged(
     # Frozen parameters leave the drive as it is; moving ones may change it in every step.
     drive = model.drive(x) if rates is None else None
     state = free.state
+    # What an activation holds would have to be asked of another field in every step.
+    seen = free.holding in ("clip", "rho")
+    crossed = tuple(torch.zeros_like(of) for of in free.held) if seen else ()
     for t in range(steps):
         with standing_in(model, present):
             at = model.drive(x) if drive is None else drive
@@ -214,6 +243,11 @@ def _nudged(
             gradients = model.contrast_gradients(x, before, state, anchor, 1 / beta)
         for recorded, old, new in zip(states, before, state, strict=True):
             recorded[t] = (new - old) / (model.epsilon * beta)
+        if seen:
+            for of, there, now in zip(
+                crossed, free.held, held_units(model, at, state), strict=True
+            ):
+                of.logical_or_(there != now)
         for name, recorded in parameters.items():
             recorded[t] = gradients[name]
         if rates is not None:
@@ -223,7 +257,7 @@ def _nudged(
             }
     moves = (tuple(layer[t] for layer in states) for t in range(steps))
     require_finite(model, moves, steps, nudge.phase)
-    return states, parameters
+    return states, parameters, crossed
 
 
 def bptt_process(

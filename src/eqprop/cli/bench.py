@@ -122,7 +122,7 @@ def _print(found: Sequence[Mapping[str, Any]], *, as_json: bool, parts: bool) ->
         return
     headers = "preset", "estimator", "device", "threads", "ms/batch", "u", "T", "K", "GFLOP/s"
     headers = *headers, "of peak", "step ÷ bare", "peak MiB"
-    print_table(headers, [_cells(row) for row in found], text=3)
+    print_table(headers, [_cells(row) for row in found], text=3, keys=4)
     for line in _notes(found):
         print(line)
     for row in found if parts else ():

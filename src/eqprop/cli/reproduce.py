@@ -75,9 +75,7 @@ class _FigureParser(Parser):
 def run(options: argparse.Namespace) -> int:
     """Make the figure, or list what there is."""
     if options.figure is None:
-        width = max(map(len, FIGURES))
-        for name, what in FIGURES.items():
-            print(f"{name:<{width}}  {what}")
+        print_table(("figure", "what it shows"), list(FIGURES.items()), text=2)
         print("Make one with: eqprop reproduce FIGURE (see eqprop reproduce FIGURE --help)")
         return 0
     figure: figures.Figure[Any] = FIGURES.load(options.figure)

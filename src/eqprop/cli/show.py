@@ -25,7 +25,7 @@ from typing import Any, final
 from eqprop import analysis, pictures, runs
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Progress
-from eqprop.cli.tables import print_table
+from eqprop.cli.tables import columns
 from eqprop.errors import Failure, UsageError
 from eqprop.files import write_atomically
 from eqprop.settings import Experiment, Settings, number, setting, whole
@@ -191,25 +191,7 @@ def _print(settled: "analysis.SettlingSteps", own: Experiment, drawn: Experiment
     if (drawn.free_steps, drawn.nudged_steps) != (own.free_steps, own.nudged_steps):
         said = settled.said_of(drawn.free_steps, drawn.nudged_steps)
         print(f"drawn with T = {drawn.free_steps}, K = {drawn.nudged_steps}: {said}")
-    print()
-    headers = ("steps until rest", "samples", "median", "90 %", "99 %", "largest")
-    rows = [
-        (
-            phase.phase,
-            str(len(phase.steps)),
-            *(_steps(phase.least(share), phase.most) for share in (0.5, 0.9, 0.99)),
-            _steps(phase.largest, phase.most),
-            str(phase.restless),
-            str(phase.cycling),
-        )
-        for phase in (settled.free, *settled.nudged)
-    ]
-    print_table((*headers, "not at rest", "two-cycles"), rows)
-    print()
-
-
-def _steps(count: int | None, most: int) -> str:
-    return f"> {most}" if count is None else str(count)
+    print(f"\n{pictures.settling_text(settled, columns())}")
 
 
 def _earlier(folder: Path) -> list[str]:
@@ -246,7 +228,7 @@ def _draw(
     names = []
     for index, images in enumerate(found.images, 1):
         names.append("kernels.png" if index == 1 else f"kernels-{index}.png")
-        pictures.draw_weight_images(images, title, folder / names[-1])
+        pictures.draw_weight_images(images, folder / names[-1], title)
     for stale in earlier:
         # Of a network with more convolutions, drawn here earlier.
         if stale not in names and stale.startswith("kernels"):
@@ -256,38 +238,38 @@ def _draw(
     pictures.draw_phases(
         found.phases,
         found.x,
-        found.label,
+        folder / "states.png",
         f"{title}: test sample {sample}{answer}\n"
         f"T = {steps}, K = {experiment.nudged_steps}, β = {experiment.beta:g}; "
         f"residual after T steps: {found.phases.residual:.1g}",
-        folder / "states.png",
+        label=found.label,
     )
     pictures.draw_convergence(
         found.residual,
-        found.watched,
         found.outputs,
-        found.label,
-        steps,
-        (f"{title}: free phase", f"test sample {sample}, class {found.label}{answer}"),
         folder / "convergence.png",
+        f"{title}: free phase of test samples",
+        sample=f"test sample {sample}, class {found.label}{answer}",
+        label=found.label,
+        free_steps=steps,
     )
     by_step = found.by_step
     at = by_step.error[by_step.steps.index(steps)]
     pictures.draw_error_by_step(
         by_step,
-        steps,
+        folder / "steps.png",
         f"{title}: {by_step.samples} test samples\n"
         f"test error {at:.2f} % after T = {steps} steps, {by_step.error[-1]:.2f} % after "
         f"{by_step.steps[-1]}",
-        folder / "steps.png",
+        free_steps=steps,
     )
     settled = found.settling
     pictures.draw_settling(
         settled,
-        (own.free_steps, own.nudged_steps),
+        folder / "settling.png",
         # Why there are none is too long for a title.
         f"{title}: {settled.said.partition(':')[0]}\n"
         f"the run's {settled.said_of(own.free_steps, own.nudged_steps)}",
-        folder / "settling.png",
+        own=(own.free_steps, own.nudged_steps),
     )
     return [*names, *_PICTURES]

@@ -17,13 +17,14 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from eqprop import analysis, pictures, runs
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Progress
-from eqprop.cli.tables import print_table
+from eqprop.cli.tables import columns
 from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.files import write_atomically
 from eqprop.settings import SWEPT, THEOREM_PRESETS, Experiment, TheoremSettings
@@ -34,11 +35,12 @@ _DESCRIPTION = """\
 Compare EP with backpropagation through time at every step of the nudged phase, in neurons and
 in synapses (Theorem 1), on a network before training or on the network of a run:
 
-  eqprop theorem eb-1h                          as in the published figures
+  eqprop theorem                                digits-eb: exact, no download, seconds
+  eqprop theorem eb-1h                          as in the published figures, with MNIST
   eqprop theorem p-1h --batches 10              mean and spread over mini-batches
   eqprop theorem runs/mine                      a trained network, with the T, K and β of its run
   eqprop theorem c-vf-1h --angle 45             untied weights: the gradient is followed less well
-  eqprop theorem digits --sweep beta=0.01,0.1 --sweep free-steps=20,50,150
+  eqprop theorem digits-eb --sweep beta=0.01,0.1 --sweep free-steps=20,50,200
   eqprop theorem eb-1h --settle 1e-6            with the least T and K that bring it to rest
 
 Presets:
@@ -50,13 +52,16 @@ The folder receives metrics.json, the processes (states.png, parameters.png), th
 All is computed in float64. For networks and models of your own see eqprop.compare.
 """
 
+_FIRST = "digits-eb"
+"""Exact, and without a download."""
+
 _SYMBOLS = {"beta": "β", "free_steps": "T", "nudged_steps": "K"}
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
     presets = "".join(
-        f"  {name:<8} {entry.description}: T = {entry.settings.free_steps}, "
+        f"  {name:<9} {entry.description}: T = {entry.settings.free_steps}, "
         f"K = {entry.settings.nudged_steps}, β = {entry.settings.beta:g}\n"
         for name, entry in THEOREM_PRESETS.items()
     )
@@ -67,7 +72,13 @@ def add(commands: Any) -> None:
         epilog=_END,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("of", metavar="PRESET|RUN_DIR", help="a preset, or the folder of a run")
+    parser.add_argument(
+        "of",
+        metavar="PRESET|RUN_DIR",
+        nargs="?",
+        default=_FIRST,
+        help=f"a preset, or the folder of a run (default: {_FIRST})",
+    )
     parser.add_argument(
         "--angle",
         type=float,
@@ -100,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     grid = _grid(options.sweep)
     if grid and settings.tolerance is None:
         # A point that cannot be is refused before anything is computed.
-        list(analysis.grid_points(settings, grid))
+        _require_points(settings, grid)
     if options.out is not None:
         runs.RunFolder(options.out).require_new()
     with runs.enough_memory(
@@ -108,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     ):
         subject = _subject(options, settings, experiment)
         settings, settled, taken = _settle(subject, settings, given(options, TheoremSettings))
-        list(analysis.grid_points(settings, grid))
+        _require_points(settings, grid)
     # As early as what can fail for want of data is done: to find out later would waste minutes.
     folder = options.out or runs.new_folder(f"theorem-{name}")
     with runs.RunFolder(folder).begun():
@@ -135,9 +146,11 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if taken:
         print(taken)
-    _print(diagnosis, title)
+    many = f"{settings.batches} mini-batch{'es' * (settings.batches > 1)} of {settings.batch_size}"
+    print(f"{title}, {many}, float64")
+    print(pictures.theorem_text(diagnosis, columns()), end="")
     if swept:
-        _print_sweep(swept)
+        print(f"\n{pictures.sweep_text(swept, columns())}", end="")
     print(f"\neverything is in {folder}")
     return 0
 
@@ -208,7 +221,8 @@ def _settle(
     """
     if settings.tolerance is None:
         return settings, None, ""
-    found = subject.settling(settings, settings.tolerance)
+    with Progress(subject.settling_ticks(settings), "phase") as tick:
+        found = subject.settling(settings, settings.tolerance, tick)
     asked = explicit.get("free_steps"), explicit.get("nudged_steps")
     T, K = asked
     said = [found.said]
@@ -280,20 +294,36 @@ def _grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
     return grid
 
 
+def _require_points(settings: TheoremSettings, grid: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse a grid with a point that cannot be."""
+    for values in product(*grid.values()):
+        settings.override(dict(zip(grid, values, strict=True)))
+
+
 def _compute(
     subject: runs.Subject, settings: TheoremSettings, grid: Mapping[str, Sequence[float]]
 ) -> tuple[analysis.Diagnosis, list[analysis.Cell]]:
-    cells = len(list(analysis.grid_points(settings, grid))) if grid else 0
+    count = settings.batches
+    processes = analysis.ticks(count, len(settings.eta), len(settings.curve))
+    if grid:
+        processes += analysis.sweep_ticks(count, grid)
     taking = f"nudged_steps = {settings.nudged_steps}, batch_size = {settings.batch_size}"
-    looked_at = subject.model, subject.batches, settings
+    looked_at = subject.model, subject.batches
     with (
-        Progress(analysis.ticks(settings, cells), "process") as tick,
+        Progress(processes, "process") as tick,
         runs.enough_memory(taking, settings.device),
     ):
-        diagnosis = analysis.diagnose(*looked_at, cost=subject.cost, tick=tick)
-        if not grid:
-            return diagnosis, []
-        return diagnosis, analysis.sweep(*looked_at, grid, cost=subject.cost, tick=tick)
+        conditions: dict[str, Any] = {
+            "free_steps": settings.free_steps,
+            "nudged_steps": settings.nudged_steps,
+            "beta": settings.beta,
+            "nudging": settings.nudging,
+            "cost": subject.cost,
+            "tick": tick,
+        }
+        chosen = {"eta": settings.eta, "betas": settings.curve, "seed": settings.seed}
+        diagnosis = analysis.diagnose(*looked_at, **chosen, **conditions)
+        return diagnosis, analysis.sweep(*looked_at, grid, **conditions) if grid else []
 
 
 def _title(name: str, settings: TheoremSettings) -> str:
@@ -312,104 +342,15 @@ def _draw(
 ) -> None:
     for what in ("states", "parameters"):
         if getattr(diagnosis, what):
-            pictures.draw_processes(diagnosis, what, title, folder / f"{what}.png")
-    pictures.draw_layers(diagnosis, title, folder / "layers.png")
-    settings = diagnosis.settings
+            pictures.draw_processes(diagnosis, what, folder / f"{what}.png", title)
+    pictures.draw_layers(diagnosis, folder / "layers.png", title)
+    settings = diagnosis.conditions
     fixed = f"{name}: T = {settings.free_steps}, K = {settings.nudged_steps}"
-    pictures.draw_error_against_beta(diagnosis, fixed, folder / "error-against-beta.png")
+    pictures.draw_error_against_beta(diagnosis, folder / "error-against-beta.png", fixed)
     if swept:
         others = ", ".join(
             f"{symbol} = {getattr(settings, setting):g}"
             for setting, symbol in _SYMBOLS.items()
             if setting not in swept[0].settings
         )
-        pictures.draw_sweep(swept, f"{name}: {others}" if others else name, folder / "sweep.png")
-
-
-def _print(diagnosis: analysis.Diagnosis, title: str) -> None:
-    settings = diagnosis.settings
-    print(
-        f"{title}, {settings.batches} mini-batch{'es' * (settings.batches > 1)} of "
-        f"{settings.batch_size}, float64"
-    )
-    for eta, found in zip(diagnosis.etas, diagnosis.by_eta, strict=True):
-        print()
-        headers = f"η = {eta:g}", "relative error", "cosine", "angle", "equal signs"
-        print_table(headers, _rows(found))
-        spread = f" ± {found.spread.total_update_angle:.1g}" if found.batches > 1 else ""
-        print(
-            "angle between the total update of EP and minus the total gradient of BPTT, weights: "
-            f"{found.mean.total_update_angle:.3g}{spread}°"
-        )
-    _print_slope(diagnosis)
-    premise = diagnosis.premise
-    residual = ", ".join(
-        f"{layer} {value:.1e}"
-        for layer, value in zip(premise.layers, premise.residual, strict=True)
-    )
-    print(f"residual of the free phase: {residual}")
-    if premise.holds:
-        print("premise: holds, the free phase was steady")
-    for problem in premise.problems:
-        print(f"PREMISE FAILS: {problem}")
-
-
-def _print_slope(diagnosis: analysis.Diagnosis) -> None:
-    curve = diagnosis.curve
-    held = [beta for beta, holds in zip(curve.beta, curve.holds, strict=True) if holds]
-    if len(held) < 2:
-        print("\nerror against β: no slope, as the premise fails")
-        return
-    print(
-        f"\nerror ∝ β^slope for β from {held[0]:g} to {held[-1]:g}: "
-        f"slope {curve.slope(curve.states):.2f} for states, "
-        f"{curve.slope(curve.parameters):.2f} for parameters"
-    )
-
-
-def _rows(found: analysis.Average) -> list[tuple[str, ...]]:
-    """What is compared, and how well it agrees."""
-    rows = []
-    for whole, parts in (("states", "by_layer"), ("parameters", "by_parameter")):
-        means, spreads = (
-            {whole: getattr(of, whole), **{f"  {n}": a for n, a in getattr(of, parts).items()}}
-            for of in (found.mean, found.spread)
-        )
-        for label, of in means.items():
-            mean, spread = of.overall, spreads[label].overall.relative_error
-            error = f"{mean.relative_error:.3g}" + f" ± {spread:.1g}" * (found.batches > 1)
-            signs = f"{100 * mean.sign_agreement:.2f} %"
-            rows.append((label, error, f"{mean.cosine:.5f}", f"{mean.angle:.3g}°", signs))
-    return rows
-
-
-def _print_sweep(cells: Sequence[analysis.Cell]) -> None:
-    names = list(cells[0].settings)
-    headers = (
-        *(_SYMBOLS[name] for name in names),
-        "error states",
-        "error parameters",
-        "signs states",
-        "signs parameters",
-        "angle of total",
-        "residual",
-        "premise",
-    )
-    rows = []
-    for cell in cells:
-        mean = cell.average.mean
-        states, parameters = mean.states.overall, mean.parameters.overall
-        rows.append(
-            (
-                *(f"{cell.settings[name]:g}" for name in names),
-                f"{states.relative_error:.3g}",
-                f"{parameters.relative_error:.3g}",
-                f"{100 * states.sign_agreement:.2f} %",
-                f"{100 * parameters.sign_agreement:.2f} %",
-                f"{mean.total_update_angle:.3g}°",
-                f"{max(mean.premise.residual):.1e}",
-                "holds" if mean.premise.holds else "FAILS",
-            )
-        )
-    print()
-    print_table(headers, rows, text=0)
+        pictures.draw_sweep(swept, folder / "sweep.png", f"{name}: {others}" if others else name)

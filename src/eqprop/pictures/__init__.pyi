@@ -4,6 +4,9 @@ from .network import draw_error_by_step as draw_error_by_step
 from .network import draw_phases as draw_phases
 from .network import draw_settling as draw_settling
 from .network import draw_weight_images as draw_weight_images
+from .report import settling_text as settling_text
+from .report import sweep_text as sweep_text
+from .report import theorem_text as theorem_text
 from .style import COLOURS as COLOURS
 from .style import MARKERS as MARKERS
 from .style import STYLES as STYLES
@@ -12,6 +15,7 @@ from .style import for_logarithm as for_logarithm
 from .style import residual_axis as residual_axis
 from .style import scientific as scientific
 from .style import write_png as write_png
+from .tables import table as table
 from .theorem import draw_error_against_beta as draw_error_against_beta
 from .theorem import draw_layers as draw_layers
 from .theorem import draw_processes as draw_processes

@@ -10,18 +10,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from eqprop.pictures.style import COLOURS, error_axis, write_png
+from eqprop.training.loop import Metrics
 
 __all__ = ["draw_curves"]
 
 
-def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw_curves(history: Sequence[Metrics | Mapping[str, Any]], path: str | Path) -> None:
     """Train and test error in % over epochs, as PNG, and below them what there is to be seen: the
     weight angles, the steps that samples took to settle, and the share of those that did not.
 
     Args:
-        history: the metrics of every epoch, see :class:`~eqprop.training.loop.Metrics`.
+        history: the metrics of every epoch, as :func:`~eqprop.training.loop.train` gives them or
+            as their names and values.
         path: where to write it.
+
+    Raises:
+        ValueError: there is no epoch.
     """
+    if not history:
+        raise ValueError("history: expected the metrics of at least one epoch, got none")
+    history = [vars(epoch) if isinstance(epoch, Metrics) else epoch for epoch in history]
     panels: list[tuple[float, _Panel]] = [(4, _errors)]
     # Runs of earlier versions lack these.
     if history[-1].get("weight_angles"):
@@ -34,12 +42,20 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(6, sum(heights)), layout="constrained")
     grid = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
     epochs = [metrics["epoch"] for metrics in history]
-    style = {"marker": "o" if len(epochs) < 3 else None}
+    # A number with none beside it makes no line.
+    alone = len(epochs) < 3 or any(
+        math.isnan(_number(metrics, f"{name}_error"))
+        for metrics in history
+        for name in ("train", "test")
+    )
+    style = {"marker": "o" if alone else None}
     for axes, (_, draw) in zip(grid[:, 0], panels, strict=True):
         draw(axes, epochs, history, style)
         axes.grid(alpha=0.3)
         if axes.get_legend() is None:
             axes.legend()
+    # From 0 on: a single epoch would stand before an axis without a scale.
+    grid[-1, 0].set_xlim(0, 1.04 * max(epochs))
     grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[-1, 0].set_xlabel("epoch")
     write_png(figure, path)
@@ -59,8 +75,9 @@ def _errors(
 ) -> None:
     drawn = []
     for name, line, colour in (("train", "--", "0.55"), ("test", "-", COLOURS[0])):
-        errors = [metrics[f"{name}_error"] for metrics in history]
-        label = f"{name} error, last {errors[-1]:.2f} %"
+        errors = [_number(metrics, f"{name}_error") for metrics in history]
+        last = "no number" if math.isnan(errors[-1]) else f"{errors[-1]:.2f} %"
+        label = f"{name} error, last {last}"
         axes.plot(epochs, errors, line, color=colour, label=label, **style)
         drawn += errors
     error_axis(axes, drawn)

@@ -39,14 +39,21 @@ _GREY = colormaps["gray"]
 _CHANNELS = 16
 """Most channels of a layer to be shown."""
 
+_TICKED = 15
+"""Most units of an output layer to be numbered, each."""
+
 _DPI = 150
 
 
-def draw_weight_images(images: WeightImages, title: str, path: Path) -> None:
+def draw_weight_images(images: WeightImages, path: str | Path, title: str = "") -> None:
     """Every kernel as a small image, all on one scale that is symmetric about 0.
 
     With one channel below, the kernels stand in reading order; with several, a row is an upper
     channel and a column a lower one.
+
+    Args:
+        path: where to write the PNG.
+        title: what was looked at.
     """
     upper, lower, height, width = images.images.shape
     sizes = images.images.abs().flatten()
@@ -67,7 +74,7 @@ def draw_weight_images(images: WeightImages, title: str, path: Path) -> None:
         axes.set_ylabel(f"{images.layer}, {numbers}")
         axes.set_xlabel(f"layer below, {_of(images.lower, images.size[1], 'channels')}")
         said = f"{images.layer}, kernels of {height}×{width}"
-    write_png(figure, path, f"{title}\n{said}", dpi=_DPI)
+    write_png(figure, path, "\n".join(filter(None, (title, said))), dpi=_DPI)
 
 
 def _of(shown: Sequence[int], count: int, what: str) -> str:
@@ -106,15 +113,18 @@ def _bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def draw_phases(phases: Phases, x: Tensor, label: int, title: str, path: Path) -> None:
+def draw_phases(
+    phases: Phases, x: Tensor, path: str | Path, title: str = "", *, label: int | None = None
+) -> None:
     """The steady states of one sample, free and nudged, and their difference ÷ β, layer by layer.
 
     Args:
-        phases: those of a batch whose first sample is shown.
-        x: the input, (B, C, H, W).
-        label: the class of that sample.
-        title: what was looked at.
+        phases: those of a batch whose first sample is shown, see
+            :func:`~eqprop.analysis.convergence.phases`.
+        x: the input, (B, C, H, W) or (B, …).
         path: where to write the PNG.
+        title: what was looked at.
+        label: the class of that sample, where its target is one.
     """
     *hidden, _ = phases.free
     widths = [1.0, *(1.25 for _ in hidden), 1.35]
@@ -122,10 +132,13 @@ def draw_phases(phases: Phases, x: Tensor, label: int, title: str, path: Path) -
     grid = figure.subplots(
         3, len(widths), width_ratios=widths, squeeze=False, gridspec_kw={"wspace": 0.03}
     )
-    _show(grid[0, 0], x[0].double().mean(0).cpu().numpy(), _GREY, (0, 1))
+    shown = x[0].double().cpu()
+    image = shown.mean(0).numpy() if shown.dim() == 3 else _wrapped(shown)
+    _show(grid[0, 0], image, _GREY, (min(0.0, float(shown.min())), max(1.0, float(shown.max()))))
     grid[0, 0].set_title("input", fontsize="medium")
     grid[0, 0].set_anchor("W")
-    grid[0, 0].set_xlabel(f"class {label}")
+    if label is not None:
+        grid[0, 0].set_xlabel(f"class {label}")
     for axes in grid[1:, 0]:
         _bare(axes)
     other, apart = ("s_*^{-\\beta}", "2\\beta") if phases.symmetric else ("s_*", "\\beta")
@@ -152,7 +165,7 @@ def _draw_layer(figure: Figure, cells: list[Axes], samples: list[Tensor], name: 
         said = f"{_of(shown, shape[0], 'channels')}, {shape[1]}×{shape[2]}"
         sheets = [_mosaic(sample[shown], _columns(len(shown))) for sample in samples]
     else:
-        said = f"{shape[0]} units"
+        said = f"{samples[0].numel()} units"
         sheets = [_wrapped(sample) for sample in samples]
     low = min(float(sample.min()) for sample in samples[:2])
     high = max(float(sample.abs().max()) for sample in samples[:2]) or 1.0
@@ -175,22 +188,27 @@ def _colour_bar(figure: Figure, image: Any, axes: Axes) -> None:
 
 
 def _wrapped(units: Tensor) -> np.ndarray:
-    """A vector in reading order, as near to a square as can be."""
+    """Units in reading order, as near to a square as can be."""
+    units = units.flatten()
     columns = _columns(len(units))
     sheet = np.full(-(-len(units) // columns) * columns, np.nan)
     sheet[: len(units)] = units.numpy()
     return sheet.reshape(-1, columns)
 
 
-def _draw_output(cells: list[Axes], samples: list[Tensor], label: int) -> None:
+def _draw_output(cells: list[Axes], samples: list[Tensor], label: int | None) -> None:
+    samples = [sample.flatten() for sample in samples]
     low = min(0.0, *(float(sample.min()) for sample in samples[:2]))
     high = max(1.0, *(float(sample.max()) for sample in samples[:2]))
     classes = range(len(samples[0]))
     for axes, sample in zip(cells, samples, strict=True):
         bars = axes.bar(classes, sample.tolist(), color="0.6", width=0.75)
-        bars[label].set(facecolor=COLOURS[0], edgecolor="black", hatch="///")
-        axes.set_xticks(classes)
-        axes.get_xticklabels()[label].set(fontweight="bold", color=COLOURS[0])
+        if len(classes) <= _TICKED:
+            axes.set_xticks(classes)
+        if label is not None:
+            bars[label].set(facecolor=COLOURS[0], edgecolor="black", hatch="///")
+        if label is not None and len(classes) <= _TICKED:
+            axes.get_xticklabels()[label].set(fontweight="bold", color=COLOURS[0])
         axes.axhline(0, color="0.2", linewidth=0.8)
         axes.spines[["top", "left"]].set_visible(False)
         axes.tick_params(labelsize="small")
@@ -203,32 +221,35 @@ def _draw_output(cells: list[Axes], samples: list[Tensor], label: int) -> None:
     if not samples[2].any():
         cells[2].set_ylim(-1, 1)
         target = [float(unit == label) for unit in classes]
-        if samples[0].tolist() == target:
+        if label is not None and samples[0].tolist() == target:
             # The hidden layers may differ all the same, by what was left of the free phase.
             said = "no nudge, as $s_*$ is\nthe target already"
             cells[2].text(0.5, 0.75, said, transform=cells[2].transAxes, ha="center", va="center")
-    cells[0].set_title("output layer\nhatched: the target", fontsize="medium")
+    hatched = "" if label is None else "\nhatched: the target"
+    cells[0].set_title(f"output layer{hatched}", fontsize="medium")
 
 
 def draw_convergence(
     found: ResidualByStep,
-    samples: int,
     outputs: Tensor,
-    label: int,
-    free_steps: int,
-    titles: tuple[str, str],
-    path: Path,
+    path: str | Path,
+    title: str = "",
+    *,
+    sample: str = "one sample",
+    label: int | None = None,
+    free_steps: int | None = None,
 ) -> None:
     """The free phase step by step: the residual of every layer, and the output of one sample.
 
     Args:
         found: the residuals of a mini-batch.
-        samples: how many samples it has.
-        outputs: ŷ of one sample at t = 0 … , (steps + 1, classes).
-        label: the class of that sample.
-        free_steps: T, to be marked.
-        titles: of the figure, and of the sample's panel.
+        outputs: ŷ of one sample at t = 0 … , (steps + 1, …), see
+            :func:`~eqprop.analysis.convergence.output_by_step`.
         path: where to write the PNG.
+        title: what was looked at.
+        sample: which sample that is.
+        label: its class, where its target is one.
+        free_steps: T, to be marked.
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
@@ -239,10 +260,10 @@ def draw_convergence(
         left.plot(steps, found.median[index], linewidth=2, label=name, **look)
         left.plot(steps, found.worst[index], linewidth=0.8, **look)
     residual_axis(left, [value for of in (*found.median, *found.worst) for value in of])
-    many = f"{samples} test samples: median thick, worst thin"
-    left.set_title(many if samples > 1 else "one test sample", fontsize="medium", pad=16)
+    many = f"{found.samples} samples: median thick, worst thin"
+    left.set_title(many if found.samples > 1 else "one sample", fontsize="medium", pad=16)
     _draw_outputs(right, outputs, label)
-    right.set_title(titles[1], fontsize="medium", pad=16, parse_math=False)
+    right.set_title(sample, fontsize="medium", pad=16, parse_math=False)
     for axes in (left, right):
         axes.set_xlabel("step t of the free phase")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -259,29 +280,32 @@ def draw_convergence(
             columnspacing=1.2,
             frameon=False,
         )
-    write_png(figure, path, titles[0], dpi=_DPI)
+    write_png(figure, path, title, dpi=_DPI)
 
 
-def _draw_outputs(axes: Axes, outputs: Tensor, label: int) -> None:
-    lines = outputs.double().cpu().t().tolist()
-    others = [unit for unit in range(len(lines)) if unit != label]
-    # Stable, so that of equals the first comes first.
-    others.sort(key=lambda unit: -lines[unit][-1])
-    for rank, unit in enumerate((label, *others)):
+def _draw_outputs(axes: Axes, outputs: Tensor, label: int | None) -> None:
+    lines = outputs.flatten(1).double().cpu().t().tolist()
+    # Stable, so that of equals the first comes first; the target before all.
+    units = sorted(range(len(lines)), key=lambda unit: (unit != label, -lines[unit][-1]))
+    for rank, unit in enumerate(units):
         look: dict[str, Any] = {"color": "0.6", "linewidth": 0.9}
         if rank == 0:
             look = {"color": COLOURS[0], "linewidth": 2.2, "zorder": 3}
         elif rank == 1:
             look = {"color": COLOURS[1], "linewidth": 1.6, "linestyle": "--", "zorder": 2.5}
         said = (f"class {unit}, the target", f"class {unit}, the next", "other classes")
+        if label is None:
+            said = (f"unit {unit}, the largest", f"unit {unit}, the next", "other units")
         axes.plot(
             range(len(lines[unit])), lines[unit], label=said[rank] if rank < 3 else None, **look
         )
     axes.set_ylabel("output unit")
 
 
-def _mark(axes: Axes, free_steps: int, *, named: bool = True) -> None:
-    """A line at T, its name above the axes."""
+def _mark(axes: Axes, free_steps: int | None, *, named: bool = True) -> None:
+    """A line at T, its name above the axes; none without a T."""
+    if free_steps is None:
+        return
     axes.axvline(free_steps, color="0.25", linewidth=1, linestyle=":")
     if named:
         axes.annotate(
@@ -296,8 +320,16 @@ def _mark(axes: Axes, free_steps: int, *, named: bool = True) -> None:
         )
 
 
-def draw_error_by_step(found: ErrorByStep, free_steps: int, title: str, path: Path) -> None:
-    """Test error and residual against the number of steps of the free phase, T marked."""
+def draw_error_by_step(
+    found: ErrorByStep, path: str | Path, title: str = "", *, free_steps: int | None = None
+) -> None:
+    """Test error and residual against the number of steps of the free phase.
+
+    Args:
+        path: where to write the PNG.
+        title: what was looked at.
+        free_steps: T, to be marked.
+    """
     figure = Figure(figsize=(6.4, 6.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     first: dict[str, Any] = {"color": COLOURS[0], "marker": "o", "markersize": 4}
@@ -320,36 +352,44 @@ def draw_error_by_step(found: ErrorByStep, free_steps: int, title: str, path: Pa
     write_png(figure, path, title, dpi=_DPI)
 
 
-def _spaced(steps: Sequence[int], free_steps: int) -> list[int]:
+def _spaced(steps: Sequence[int], free_steps: int | None) -> list[int]:
     """T, and those that leave room for their labels on a logarithmic axis."""
     least = 0.06 * math.log(max(steps) / min(steps)) if len(steps) > 1 else 0
-    shown = [free_steps]
+    shown = [] if free_steps is None else [free_steps]
     for step in (steps[-1], *steps):
         if all(abs(math.log(step / other)) >= least for other in shown):
             shown.append(step)
     return sorted(set(shown))
 
 
-def draw_settling(found: SettlingSteps, own: tuple[int, int], title: str, path: Path) -> None:
+def draw_settling(
+    found: SettlingSteps,
+    path: str | Path,
+    title: str = "",
+    *,
+    own: tuple[int, int] | None = None,
+) -> None:
     """The share of the samples at rest against the steps of the free and of the nudged phase.
 
     Args:
         found: how many steps each sample takes.
-        own: T and K to be marked beside the least that settle enough of the samples.
-        title: what was looked at.
         path: where to write the PNG.
+        title: what was looked at.
+        own: T and K of a run, to be marked beside the least that settle enough of the samples.
     """
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     chosen = (found.free_steps, found.nudged_steps)
     phases = ((found.free,), found.nudged)
-    for axes, of, symbol, least, given in zip(panels, phases, "TK", chosen, own, strict=True):
-        _draw_shares(axes, of, [given, *([] if least is None else [least])])
+    marked = own or (None, None)
+    for axes, of, symbol, least, given in zip(panels, phases, "TK", chosen, marked, strict=True):
+        _draw_shares(axes, of, [n for n in (given, least) if n is not None])
         axes.axhline(100 * found.share, color="0.6", linewidth=0.8, zorder=1.5)
         _mark_choice(axes, symbol, least, given, f"{100 * found.share:g} %")
         axes.set_xlabel(f"steps of the {'free' if symbol == 'T' else 'nudged'} phase")
         axes.grid(alpha=0.25)
-        axes.legend(loc="lower right", fontsize="small", handlelength=2.5, framealpha=1)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower right", fontsize="small", handlelength=2.5, framealpha=1)
     panels[0].set_ylabel(f"samples at rest, to {found.tolerance:g} (%)")
     panels[0].set_ylim(0, 103)
     write_png(figure, path, title, dpi=_DPI)
@@ -360,7 +400,7 @@ def _draw_shares(axes: Axes, phases: Sequence[PhaseSteps], others: Sequence[int]
     largest = [phase.largest or 0 for phase in phases]
     # Samples that never rest hold the line down as far as anybody looked.
     searched = [phase.most for phase in phases if phase.restless]
-    end = 1.06 * max((*largest, *searched, *others))
+    end = 1.06 * max((1, *largest, *searched, *others))
     for index, phase in enumerate(phases):
         resting = phase.steps[phase.steps.isfinite()].sort().values.tolist()
         shares = [100 * (rank + 1) / len(phase.steps) for rank in range(len(resting))]
@@ -374,18 +414,20 @@ def _draw_shares(axes: Axes, phases: Sequence[PhaseSteps], others: Sequence[int]
             color=COLOURS[index],
             linestyle=STYLES[index],
             linewidth=1.8,
-            label=f"{name}, {len(phase.steps)} test samples",
+            label=f"{name}, {len(phase.steps)} samples",
         )
     axes.set_xlim(0, end)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _mark_choice(axes: Axes, symbol: str, least: int | None, given: int, share: str) -> None:
+def _mark_choice(
+    axes: Axes, symbol: str, least: int | None, given: int | None, share: str
+) -> None:
     """Lines at the chosen number of steps and at the one given."""
     if least is not None:
         same = ", and the run's" if least == given else ""
         said = f"{symbol} = {least}, the least for {share}{same}"
         axes.axvline(least, color=COLOURS[2], linewidth=1.2, zorder=1.5, label=said)
-    if least != given:
+    if given is not None and least != given:
         said = f"{symbol} = {given}, the run's"
         axes.axvline(given, color="0.25", linewidth=1.2, linestyle=":", zorder=1.5, label=said)

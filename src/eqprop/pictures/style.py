@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FixedLocator,
     LogLocator,
+    MaxNLocator,
     NullFormatter,
     NullLocator,
     SymmetricalLogLocator,
@@ -48,14 +49,31 @@ def for_logarithm(values: Iterable[float]) -> list[float]:
 def error_axis(axes: Axes, errors: Iterable[float]) -> None:
     """A logarithmic axis of errors in %, linear towards 0 where one of them is that small.
 
-    Errors fall over orders of magnitude, but may reach 0, which a logarithm cannot show.
+    Errors fall over orders of magnitude, but may reach 0, which a logarithm cannot show. Those that
+    are no number are left out. Whatever their range, a few ticks have numbers.
     """
-    if min(errors) > 0.01:
+    shown = [error for error in errors if math.isfinite(error)]
+    if not shown:
+        axes.set_ylim(0, 100)
+        return
+    least, most = min(shown), max(shown)
+    if least > 0.01:
         axes.set_yscale("log")
+        # Room around a line that hardly changes.
+        room = max(1.15, (most / least) ** 0.06)
+        axes.set_ylim(least / room, most * room)
     else:
         axes.set_yscale("symlog", linthresh=0.1)
-        axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1, subs=(1, 2, 5)))
+        axes.set_ylim(0, max(1.3 * most, 0.15))
+    low, high = axes.get_ylim()
+    for subs in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+        locator = SymmetricalLogLocator(base=10, linthresh=0.1, subs=subs)
+        if sum(low <= tick <= high for tick in locator.tick_values(low, high)) > 2:
+            axes.yaxis.set_major_locator(locator)
+            break
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -90,7 +108,7 @@ def scientific(axes: Axes, axis: str) -> None:
 
 
 def write_png(
-    figure: Figure, path: Path, title: str = "", *, warning: str = "", dpi: int = 100
+    figure: Figure, path: str | Path, title: str = "", *, warning: str = "", dpi: int = 100
 ) -> None:
     """Write the figure, so that there is either the old file or the new one, whole.
 
@@ -106,4 +124,4 @@ def write_png(
     figure.set_dpi(dpi)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
-    write_atomically(path, picture.getvalue())
+    write_atomically(Path(path), picture.getvalue())

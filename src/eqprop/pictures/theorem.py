@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,15 @@ _COLOURS = "cividis_r"
 _SYMBOLS = {"beta": "β", "free_steps": "T", "nudged_steps": "K"}
 
 
-def draw_processes(diagnosis: Diagnosis, what: str, title: str, path: Path) -> None:
+def draw_processes(
+    diagnosis: Diagnosis, what: str, path: str | Path, title: str = ""
+) -> None:
     """EP solid and −BPTT dashed, a row per layer or weight, a column per η.
 
     Args:
         what: ``states`` or ``parameters``.
-        title: what was looked at.
         path: where to write the PNG.
+        title: what was looked at.
     """
     traces: Sequence[Trace] = getattr(diagnosis, what)
     symbol, units = {
@@ -58,8 +61,8 @@ def draw_processes(diagnosis: Diagnosis, what: str, title: str, path: Path) -> N
         Line2D([], [], color="0.2", linestyle="--", label=f"−BPTT, −{bptt}"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    warning = _warning(diagnosis.premise, "; " if columns > 1 else "\n")
-    write_png(figure, path, f"{title}\nrandomly drawn {units}", warning=warning)
+    said = f"randomly drawn {units}"
+    write_png(figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise, figure))
 
 
 def _draw_trace(axes: Axes, ep: list[list[float]], bptt: list[list[float]]) -> None:
@@ -90,8 +93,13 @@ def _fit_height(axes: Axes, trace: Trace) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def draw_layers(diagnosis: Diagnosis, title: str, path: Path) -> None:
-    """The relative error and the agreement in sign, per layer and per parameter, a bar per η."""
+def draw_layers(diagnosis: Diagnosis, path: str | Path, title: str = "") -> None:
+    """The relative error and the agreement in sign, per layer and per parameter, a bar per η.
+
+    Args:
+        path: where to write the PNG.
+        title: what was looked at.
+    """
     first = diagnosis.by_eta[0]
     names = [*first.mean.by_layer, *first.mean.by_parameter]
     figure = Figure(figsize=(max(6.5, 2.5 + 0.85 * len(names)), 6), layout="constrained")
@@ -142,7 +150,7 @@ def draw_layers(diagnosis: Diagnosis, title: str, path: Path) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     many = f"mean of {first.batches} mini-batches, bars: ± standard deviation"
     said = many if first.batches > 1 else "one mini-batch"
-    write_png(figure, path, f"{title}\n{said}", warning=_warning(diagnosis.premise))
+    write_png(figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise, figure))
 
 
 def _parts(found: Comparison) -> list[Agreement]:
@@ -150,31 +158,37 @@ def _parts(found: Comparison) -> list[Agreement]:
     return [of.overall for of in (*found.by_layer.values(), *found.by_parameter.values())]
 
 
-def draw_error_against_beta(diagnosis: Diagnosis, title: str, path: Path) -> None:
-    """Error against β, log-log, with its slope."""
+def draw_error_against_beta(diagnosis: Diagnosis, path: str | Path, title: str = "") -> None:
+    """Error against β, log-log, with its slope, or where it levels off.
+
+    Args:
+        path: where to write the PNG.
+        title: what was looked at.
+    """
     curve = diagnosis.curve
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     axes = figure.add_subplot()
     points: list[tuple[float, float]] = []
     for index, name in enumerate(("states", "parameters")):
-        slope = curve.slope(getattr(curve, name))
+        slope, level = (find(getattr(curve, name)) for find in (curve.slope, curve.level))
         said = "slope undefined" if math.isnan(slope) else f"slope {slope:.2f}"
+        said = said if level is None else f"levels off at {level:.2g}"
         errors = for_logarithm(getattr(curve, name))
         look: dict[str, Any] = {"color": COLOURS[index], "marker": MARKERS[index]}
         axes.plot(curve.beta, errors, ("-", "--")[index], label=f"{name}: {said}", **look)
-        # Hollow where the premise fails; the slope is that of the others.
-        if not all(curve.holds):
-            label = "hollow: the premise fails" if index == 1 else None
+        # Hollow where the free phase was not steady; the slope is that of the others.
+        if not all(curve.steady):
+            label = "hollow: not steady" if index == 1 else None
             look |= {"linestyle": "", "markerfacecolor": "white", "label": label}
             failed = [
-                math.nan if holds else e for e, holds in zip(errors, curve.holds, strict=True)
+                math.nan if steady else e for e, steady in zip(errors, curve.steady, strict=True)
             ]
             axes.plot(curve.beta, failed, **look)
         points += [(b, e) for b, e in zip(curve.beta, errors, strict=True) if e > 0]
     axes.set_xscale("log")
     if points:
         axes.set_yscale("log")
-        order = 2 if diagnosis.settings.nudging == "symmetric" else 1
+        order = 2 if diagnosis.conditions.nudging == "symmetric" else 1
         # Below the data, so that its slope can be told from theirs.
         anchor = 0.4 * min(e / b**order for b, e in points)
         theory = [anchor * b**order for b in curve.beta]
@@ -186,14 +200,18 @@ def draw_error_against_beta(diagnosis: Diagnosis, title: str, path: Path) -> Non
     axes.set_ylabel("relative error")
     axes.grid(alpha=0.3)
     axes.legend()
-    warning = _warning(diagnosis.premise)
-    write_png(figure, path, f"{title}\nη = 0, first mini-batch", warning=warning)
+    said = _titled(title, diagnosis, "η = 0, first mini-batch")
+    write_png(figure, path, said, warning=_warning(diagnosis.premise, figure))
 
 
-def draw_sweep(cells: Sequence[Cell], title: str, path: Path) -> None:
+def draw_sweep(cells: Sequence[Cell], path: str | Path, title: str = "") -> None:
     """Heat maps of the relative error: a row for states, one for parameters.
 
     The first setting of the grid runs down, the second to the right, and a third over the columns.
+
+    Args:
+        path: where to write the PNG.
+        title: what was looked at.
     """
     names = list(cells[0].settings)
     values = [list(dict.fromkeys(cell.settings[name] for cell in cells)) for name in names]
@@ -237,12 +255,11 @@ def draw_sweep(cells: Sequence[Cell], title: str, path: Path) -> None:
             subs = (2, 3, 5) if decade else (1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
             bar.ax.yaxis.set_minor_locator(LogLocator(subs=subs))
             bar.ax.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
-    failed = len(cells) - int(holds.sum())
-    brackets = (
-        f"PREMISE FAILS in {failed} of {len(cells)}, in brackets:"
-        "\nthe free phase is not steady there"
-    )
-    write_png(figure, path, title, warning=brackets if failed else "")
+    failed = [mean.premise for mean in means if not mean.premise.holds]
+    # Which units, and how many, is different at every point.
+    why = dict.fromkeys(_head(problem).partition(",")[0] for of in failed for problem in of.problems)
+    brackets = f"PREMISE FAILS in {len(failed)} of {len(cells)}, in brackets:\n"
+    write_png(figure, path, title, warning=brackets + "\n".join(why) if failed else "")
 
 
 def _written(name: str) -> str:
@@ -250,8 +267,17 @@ def _written(name: str) -> str:
     return name.replace("connections.", "connection ")
 
 
-def _warning(premise: Premise, between: str = "\n") -> str:
+def _titled(title: str, diagnosis: Diagnosis, said: str) -> str:
+    """What was looked at, what kind of model it is, and what is shown."""
+    return "\n".join(filter(None, (title, diagnosis.kind.said, said)))
+
+
+def _warning(premise: Premise, figure: Figure) -> str:
     """What the titles say of a premise that fails; nothing where it holds."""
-    said = [problem.partition(":")[0] for problem in premise.problems]
-    start = "PREMISE FAILS: " if between == "; " else "PREMISE FAILS:\n"
-    return start + between.join(said) if said else ""
+    room = int(11.5 * figure.get_figwidth())
+    heads = (fill(_head(problem), room) for problem in premise.problems)
+    return "PREMISE FAILS:\n" + "\n".join(heads) if premise.problems else ""
+
+
+def _head(problem: str) -> str:
+    return problem.partition(":")[0]

@@ -12,13 +12,13 @@ from eqprop.analysis.convergence import (
     Phases,
     ResidualByStep,
     error_by_step,
+    output_by_step,
     phases,
     residual_by_step,
     step_counts,
 )
 from eqprop.analysis.images import WeightImages, weight_images
 from eqprop.analysis.settling_steps import SettlingSteps, settling_steps
-from eqprop.core.stepping import trajectory
 from eqprop.data.dataset import Split, one_hot
 from eqprop.errors import ConfigurationError
 from eqprop.runs.build import build_cost
@@ -49,7 +49,6 @@ class Findings:
         phases: its two steady states.
         outputs: (3T + 1, classes), the output units in every step of its free phase, s₀ first.
         residual: how the first test samples come to rest.
-        watched: how many they are.
         by_step: the error, had the free phase been shorter or longer.
         settling: how many steps the samples take to come to rest.
     """
@@ -60,7 +59,6 @@ class Findings:
     phases: Phases
     outputs: Tensor
     residual: ResidualByStep
-    watched: int
     by_step: ErrorByStep
     settling: SettlingSteps
 
@@ -96,7 +94,7 @@ class Findings:
                 },
             },
             "convergence": {
-                "samples": self.watched,
+                "samples": self.residual.samples,
                 "residual": {
                     name: {"median": list(median), "worst": list(worst)}
                     for name, median, worst in zip(
@@ -201,9 +199,8 @@ def look(
                 symmetric=experiment.nudging == "symmetric",
                 cost=cost,
             ),
-            torch.cat([state[-1] for state in trajectory(network, x, counts[-1])]),
+            output_by_step(network, x, counts[-1]),
             residual_by_step(network, watched, counts[-1], tick),
-            len(watched),
             error_by_step(
                 network,
                 Split(test.images[:count], test.labels[:count]),

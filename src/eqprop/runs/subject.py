@@ -1,5 +1,6 @@
 """What Theorem 1 is looked at on: a model, and mini-batches, in float64."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import final
@@ -19,6 +20,10 @@ from eqprop.settings.theorem import TheoremSettings
 __all__ = ["Subject", "network_subject", "toy_subject"]
 
 
+_AT_ONCE = 100
+"""Samples that settle at once."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -28,8 +33,21 @@ class Subject:
     cost: Cost
     batches: list[tuple[Tensor, Tensor]]
 
-    def settling(self, settings: TheoremSettings, tolerance: float) -> SettlingSteps:
+    def settling_ticks(self, settings: TheoremSettings) -> int:
+        """How many phases of mini-batches :meth:`settling` takes."""
+        phases = 3 if settings.nudging == "symmetric" else 2
+        return phases * -(-sum(len(x) for x, _ in self.batches) // _AT_ONCE)
+
+    def settling(
+        self,
+        settings: TheoremSettings,
+        tolerance: float,
+        tick: Callable[[str], None] = lambda _: None,
+    ) -> SettlingSteps:
         """How many steps the samples of all mini-batches take to come to rest.
+
+        Args:
+            tick: called whenever a mini-batch took a phase, with what is being computed.
 
         Raises:
             NonFiniteError: a state stopped being finite.
@@ -43,6 +61,8 @@ class Subject:
             tolerance=tolerance,
             symmetric=settings.nudging == "symmetric",
             cost=self.cost,
+            batch_size=_AT_ONCE,
+            tick=tick,
         )
 
 

@@ -77,10 +77,20 @@ _CONV: dict[str, Any] = {"channels": (32, 64), "activation": "hard-sigmoid"}
 _FEW_STEPS: dict[str, Any] = {"updates": "alternating", "optimizer": "adam", "schedule": "cosine"}
 _FAST: dict[str, Any] = {**_FEW_STEPS, "nudging": "symmetric", "shift": 1, "batch_size": 100}
 _C_FAST: dict[str, Any] = {"updates": "alternating", "schedule": "cosine", "shift": 1}
+_EXACT: dict[str, Any] = {
+    "network": "real-time",
+    "activation": "tanh",
+    "epsilon": 0.5,
+    "clip": False,
+}
 _DIGITS_C: dict[str, Any] = {**_C_EP, "nudging": "random-sign", "learning_rates": (0.05, 0.025)}
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset("8×8 digits, no download: learns in seconds", Experiment()),
+    "digits-eb": Preset(
+        "8×8 digits, real-time, no clip: EP is exact",
+        Experiment(**_EXACT, free_steps=30, nudged_steps=8, learning_rates=(0.02, 0.01)),
+    ),
     "eb-1h": Preset(
         "real-time, one hidden layer",
         _published(1, 100, 12, 0.5, (0.1, 0.05), 30, network="real-time"),
@@ -214,6 +224,7 @@ def preset(name: str) -> Experiment:
     # A TOML file may have anything there, lists too.
     if not isinstance(name, str) or name not in PRESETS:
         near = difflib.get_close_matches(str(name), PRESETS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigurationError("preset", name, f"one of {', '.join(PRESETS)}{hint}")
+        all_of_them = f"one of {', '.join(PRESETS)}"
+        nearest = [f"one that eqprop presets lists (did you mean {one}?)" for one in near]
+        raise ConfigurationError("preset", name, (nearest or [all_of_them])[0])
     return PRESETS[name].experiment

@@ -44,6 +44,7 @@ from typing import Any, NoReturn, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from eqprop.core.costs import require_per_sample
 from eqprop.core.derivative import derivative
@@ -105,9 +106,31 @@ class Connection(nn.Module, ABC):
             "torch.nn.utils.parametrize or torch.nn.utils.parametrizations"
         )
 
-    # torch.nn.utils.prune and the old weight_norm renew a weight in such a hook, which nothing
-    # would ever call: they would train something that is not used.
-    register_forward_pre_hook = _refuse_hooks
+    def register_forward_pre_hook(self, hook: Any, **options: Any) -> Any:
+        """Refuse all hooks but that of pruning, whose work :meth:`__getattr__` does."""
+        if not isinstance(hook, BasePruningMethod):
+            # The old weight_norm renews a weight in such a hook, which nothing would ever call: it
+            # would train something that is not used.
+            self._refuse_hooks()
+        # The product of mask and weight as it is now; it would be that for ever.
+        super().__delattr__(hook._tensor_name)
+        return super().register_forward_pre_hook(hook, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        """As of every module, and what is pruned by torch.nn.utils.prune: mask ⊙ weight, now."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            mask, weight = self._buffers.get(f"{name}_mask"), self._parameters.get(f"{name}_orig")
+            if mask is None or weight is None:
+                raise
+            return mask * weight
+
+    def __delattr__(self, name: str) -> None:
+        # prune.remove deletes the product before it puts the weight there.
+        if f"{name}_mask" not in self._buffers:
+            super().__delattr__(name)
+
     register_forward_hook = _refuse_hooks
     register_full_backward_pre_hook = _refuse_hooks
     register_full_backward_hook = _refuse_hooks

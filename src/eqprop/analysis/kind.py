@@ -1,0 +1,118 @@
+r"""What a model is to Theorem 1, and what is therefore to be expected of the agreement.
+
+===============  ===========================================  =====================================
+kind             F                                            the error, as β → 0
+===============  ===========================================  =====================================
+exact            ∂Φ/∂s                                        falls as β, as β² if symmetric
+approximate      σ(∂Φ/∂s), the gradient of no Φ               levels off: EP leaves out the σ′ of
+                 (prototypical)                               the output layer
+vector field     comes from no Φ                              levels off, as far as the Jacobian of F
+                                                              is not symmetric
+===============  ===========================================  =====================================
+
+What units that are held change of this is in :mod:`eqprop.analysis.held`. Where layers are updated
+in turn, the totals over a nudged phase that has settled agree, the single steps do not.
+
+Source: Ernoult et al., https://arxiv.org/abs/1905.13633; vector fields:
+https://arxiv.org/abs/2005.04168.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, final
+
+from eqprop.core.models import ConvergentModel, PrimitiveModel
+from eqprop.networks.connections.untied import Untied
+from eqprop.networks.layered import LayeredNetwork
+
+__all__ = ["ModelKind", "model_kind"]
+
+
+@final
+@dataclass(frozen=True)
+class ModelKind:
+    """What kind of model it is.
+
+    Attributes:
+        name: ``exact``, ``approximate`` or ``vector field``.
+        clipped: whether its states are kept in an interval.
+        activated: whether an activation stands outside of the field.
+        in_turn: whether a step moves some layers after others.
+        weight_angles: Ψ in degrees between forward and backward weights, of what is untied.
+    """
+
+    name: Literal["exact", "approximate", "vector field"]
+    clipped: bool = False
+    activated: bool = False
+    in_turn: bool = False
+    weight_angles: tuple[float, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """The model in a few words."""
+        inner = {"vector field": "f(s)"}.get(self.name, "∂Φ/∂s")
+        field = f"ρ({inner})" if self.activated else inner
+        field = f"clip({field})" if self.clipped else field
+        said = {
+            "exact": f"exact{' but for its clip' * self.clipped}, F = {field}",
+            "approximate": f"approximate (prototypical), F = {field}",
+            "vector field": f"vector field, F = {field} from no Φ",
+        }[self.name]
+        if self.weight_angles:
+            angles = ", ".join(f"{angle:.3g}°" for angle in self.weight_angles)
+            said += f", weights {angles} apart"
+        return said + ", layers updated in turn" * self.in_turn
+
+    def expected(self, *, symmetric: bool = False) -> str:
+        """What the error is to do as β → 0."""
+        if self.in_turn:
+            return "only the totals over a nudged phase that has settled agree, no single steps"
+        falls = f"the error falls in proportion to {'β²' if symmetric else 'β'}"
+        if self.name == "exact":
+            return f"{falls}{', but for states at the clip' * self.clipped}"
+        if self.name == "approximate":
+            return "the error levels off, as EP leaves out the ρ′ of the output layer"
+        if self.weight_angles and max(self.weight_angles) < _PARALLEL:
+            same = "backward weights equal the forward ones"
+            return f"as long as {same}, " + (
+                "it levels off, as EP leaves out the ρ′ of the output layer"
+                if self.activated
+                else falls
+            )
+        if self.weight_angles:
+            return "the error levels off, as what comes down is turned by about that angle"
+        return f"{falls} if the Jacobian of F is symmetric, else levels off"
+
+    def to_json(self, *, symmetric: bool = False) -> dict[str, Any]:
+        """What it is, and what is expected, in words too."""
+        return {
+            **asdict(self),
+            "weight_angles": list(self.weight_angles),
+            "said": self.said,
+            "expected": self.expected(symmetric=symmetric),
+        }
+
+
+_PARALLEL = 0.01
+"""Degrees below which weights count as equal."""
+
+
+def model_kind(model: ConvergentModel) -> ModelKind:
+    """What kind of model it is, by what it is made of.
+
+    A layered network has a Φ if its connections are tied; another model if it is a
+    :class:`~eqprop.core.models.PrimitiveModel`. Of the rest nothing is known but F.
+    """
+    angles: tuple[float, ...] = ()
+    if isinstance(model, LayeredNetwork):
+        has_phi = not any(isinstance(connection, Untied) for connection in model.chain)
+        angles = model.weight_angles
+    else:
+        has_phi = isinstance(model, PrimitiveModel)
+    activated = model.activation is not None
+    return ModelKind(
+        ("approximate" if activated else "exact") if has_phi else "vector field",
+        clipped=model.clip is not None,
+        activated=activated,
+        in_turn=bool(getattr(model, "in_turn", False)),
+        weight_angles=angles,
+    )
