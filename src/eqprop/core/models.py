@@ -144,6 +144,26 @@ class ConvergentModel(nn.Module, ABC):
             "change .grad after it, or give the optimizer a hook with register_step_pre_hook"
         )
 
+    def register_forward_pre_hook(self, hook: Any, **options: Any) -> Any:
+        """As of every module, for ``model(x)``; but nothing else would call what renews a weight.
+
+        Raises:
+            TypeError: pruning, or the old ``weight_norm`` or ``spectral_norm``, of a parameter of
+                the model itself.
+        """
+        if type(hook).__module__.startswith("torch.nn.utils"):
+            pruned = getattr(hook, "_tensor_name", None)
+            if pruned is not None:
+                # As prune found it, or its own clean-up would fail, and be what one reads.
+                delattr(self, pruned)
+                del self._buffers[f"{pruned}_mask"]
+            raise TypeError(
+                f"{type(self).__name__}: expected no {type(hook).__name__} of the model itself, "
+                "whose weight nothing would renew in a step; use torch.nn.utils.parametrize or "
+                "torch.nn.utils.parametrizations"
+            )
+        return super().register_forward_pre_hook(hook, **options)
+
     register_full_backward_hook = _refuse_backward_hooks
     register_full_backward_pre_hook = _refuse_backward_hooks
     register_backward_hook = _refuse_backward_hooks

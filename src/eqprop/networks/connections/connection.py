@@ -40,6 +40,7 @@ https://arxiv.org/abs/2005.04168.
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NoReturn, final
 
 import torch
@@ -107,29 +108,16 @@ class Connection(nn.Module, ABC):
         )
 
     def register_forward_pre_hook(self, hook: Any, **options: Any) -> Any:
-        """Refuse all hooks but that of pruning, whose work :meth:`__getattr__` does."""
+        """Refuse all hooks but that of pruning, whose work :class:`_Pruned` does."""
         if not isinstance(hook, BasePruningMethod):
             # The old weight_norm renews a weight in such a hook, which nothing would ever call: it
             # would train something that is not used.
             self._refuse_hooks()
         # The product of mask and weight as it is now; it would be that for ever.
         super().__delattr__(hook._tensor_name)
+        # Of another class, as with a parametrization: all others need not look for masks.
+        self.__class__ = _pruned(type(self))
         return super().register_forward_pre_hook(hook, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        """As of every module, and what is pruned by torch.nn.utils.prune: mask ⊙ weight, now."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            mask, weight = self._buffers.get(f"{name}_mask"), self._parameters.get(f"{name}_orig")
-            if mask is None or weight is None:
-                raise
-            return mask * weight
-
-    def __delattr__(self, name: str) -> None:
-        # prune.remove deletes the product before it puts the weight there.
-        if f"{name}_mask" not in self._buffers:
-            super().__delattr__(name)
 
     register_forward_hook = _refuse_hooks
     register_full_backward_pre_hook = _refuse_hooks
@@ -193,6 +181,40 @@ class Connection(nn.Module, ABC):
             rates: η, by parameter name; 0 for those that are left out.
         """
         return None
+
+
+class _Pruned(Connection):
+    """A connection some of whose weights torch.nn.utils.prune has masked: mask ⊙ weight, as now."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            mask, weight = self._buffers.get(f"{name}_mask"), self._parameters.get(f"{name}_orig")
+            if mask is None or weight is None:
+                raise
+            return mask * weight
+
+    def __delattr__(self, name: str) -> None:
+        # prune.remove deletes the product before it puts the weight there.
+        if f"{name}_mask" not in self._buffers:
+            super().__delattr__(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # No module has a name for its class.
+        return _unpacked, (type(self).__mro__[2],), self.__getstate__()
+
+
+def _unpacked(kind: type[Connection]) -> Connection:
+    pruned = _pruned(kind)
+    return pruned.__new__(pruned)
+
+
+@cache
+def _pruned(kind: type[Connection]) -> type[Connection]:
+    if issubclass(kind, _Pruned):
+        return kind
+    return type(f"Pruned{kind.__name__}", (_Pruned, kind), {})
 
 
 class TiedConnection(Connection):
