@@ -1,5 +1,6 @@
 """What is said of how phases came to rest, on cases worked out by hand."""
 
+import weakref
 from dataclasses import replace
 from typing import Literal
 
@@ -281,3 +282,15 @@ def test_a_run_of_one_epoch_says_it_at_once() -> None:
 def test_guessing_is_to_answer_the_most_frequent_class_always() -> None:
     labels = torch.tensor([2, 2, 2, 0, 1])
     assert guessing_error(Split(torch.zeros(5, 1, 1, 1), labels)) == pytest.approx(40)
+
+
+def test_a_tally_lets_go_of_what_it_has_counted() -> None:
+    """An epoch has thousands of mini-batches; what is kept of them must not grow with it."""
+    tally, kept = Tally(), []
+    for number in range(200):
+        steps = torch.full((3,), number)
+        kept.append(weakref.ref(steps))
+        tally.add(Relaxation((torch.zeros(3, 1),), steps, torch.zeros(3, 1), None))
+        del steps
+    assert sum(of() is not None for of in kept) < 50
+    assert tally.settled() == Settled(99.5, 199, 0.0)

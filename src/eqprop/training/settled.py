@@ -15,6 +15,10 @@ AT_REST = 1e-2
 """What counts as rest, in units of a state of [0, 1], where no tolerance was asked for."""
 
 
+_KEPT = 32
+"""Mini-batches after which what was kept of them becomes sums."""
+
+
 @final
 @dataclass(frozen=True)
 class Settled:
@@ -50,10 +54,14 @@ class Tally:
         self._moved: dict[float, list[Tensor]] = {}
 
     def add(self, relaxation: Relaxation) -> None:
-        """Another mini-batch; nothing is computed, and nothing but a few numbers a sample kept."""
+        """Another mini-batch; all but now and then nothing is computed, and a few numbers kept."""
         limit = self._limit if relaxation.limit is None else relaxation.limit
         self._steps.append(relaxation.steps)
         self._moved.setdefault(limit, []).append(relaxation.moved)
+        if len(self._steps) == _KEPT:
+            # Small as they are: each that stays splits what the allocator would give to a large
+            # one, and an epoch of thousands took gigabytes.
+            self.sums()
 
     @torch.no_grad()
     def sums(self) -> dict[str, int]:
