@@ -148,7 +148,7 @@ class Linear(Cost):
 
 
 def test_a_prototypical_network_leaves_out_the_slope_of_the_output_alone() -> None:
-    """Its updates of parameters are minus BPTT's of a cost whose gradient is g ÷ σ′ instead of g."""
+    """It updates parameters as BPTT does for a cost whose gradient is g ÷ σ′ instead of g."""
     torch.manual_seed(0)
     model = PrototypicalNetwork(dense(6, 8, 3)).double()
     x, y = batch()

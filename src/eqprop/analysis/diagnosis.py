@@ -32,14 +32,14 @@ from eqprop.analysis.processes import (
     require_reach,
 )
 from eqprop.core.costs import Cost
-from eqprop.core.nudging import require_beta
 from eqprop.core.models import ConvergentModel
+from eqprop.core.nudging import require_beta
 
 __all__ = [
     "BetaCurve",
     "Cell",
-    "Diagnosis",
     "Conditions",
+    "Diagnosis",
     "Trace",
     "cell_to_json",
     "diagnose",

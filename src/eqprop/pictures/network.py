@@ -420,9 +420,7 @@ def _draw_shares(axes: Axes, phases: Sequence[PhaseSteps], others: Sequence[int]
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _mark_choice(
-    axes: Axes, symbol: str, least: int | None, given: int | None, share: str
-) -> None:
+def _mark_choice(axes: Axes, symbol: str, least: int | None, given: int | None, share: str) -> None:
     """Lines at the chosen number of steps and at the one given."""
     if least is not None:
         same = ", and the run's" if least == given else ""

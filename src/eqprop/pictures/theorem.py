@@ -28,9 +28,7 @@ _COLOURS = "cividis_r"
 _SYMBOLS = {"beta": "β", "free_steps": "T", "nudged_steps": "K"}
 
 
-def draw_processes(
-    diagnosis: Diagnosis, what: str, path: str | Path, title: str = ""
-) -> None:
+def draw_processes(diagnosis: Diagnosis, what: str, path: str | Path, title: str = "") -> None:
     """EP solid and −BPTT dashed, a row per layer or weight, a column per η.
 
     Args:
@@ -62,7 +60,9 @@ def draw_processes(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     said = f"randomly drawn {units}"
-    write_png(figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise, figure))
+    write_png(
+        figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise, figure)
+    )
 
 
 def _draw_trace(axes: Axes, ep: list[list[float]], bptt: list[list[float]]) -> None:
@@ -150,7 +150,9 @@ def draw_layers(diagnosis: Diagnosis, path: str | Path, title: str = "") -> None
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     many = f"mean of {first.batches} mini-batches, bars: ± standard deviation"
     said = many if first.batches > 1 else "one mini-batch"
-    write_png(figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise, figure))
+    write_png(
+        figure, path, _titled(title, diagnosis, said), warning=_warning(diagnosis.premise, figure)
+    )
 
 
 def _parts(found: Comparison) -> list[Agreement]:
@@ -170,7 +172,7 @@ def draw_error_against_beta(diagnosis: Diagnosis, path: str | Path, title: str =
     axes = figure.add_subplot()
     points: list[tuple[float, float]] = []
     for index, name in enumerate(("states", "parameters")):
-        slope, level = (find(getattr(curve, name)) for find in (curve.slope, curve.level))
+        slope, level = curve.slope(getattr(curve, name)), curve.level(getattr(curve, name))
         said = "slope undefined" if math.isnan(slope) else f"slope {slope:.2f}"
         said = said if level is None else f"levels off at {level:.2g}"
         errors = for_logarithm(getattr(curve, name))
@@ -257,7 +259,9 @@ def draw_sweep(cells: Sequence[Cell], path: str | Path, title: str = "") -> None
             bar.ax.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     failed = [mean.premise for mean in means if not mean.premise.holds]
     # Which units, and how many, is different at every point.
-    why = dict.fromkeys(_head(problem).partition(",")[0] for of in failed for problem in of.problems)
+    why = dict.fromkeys(
+        _head(problem).partition(",")[0] for of in failed for problem in of.problems
+    )
     brackets = f"PREMISE FAILS in {len(failed)} of {len(cells)}, in brackets:\n"
     write_png(figure, path, title, warning=brackets + "\n".join(why) if failed else "")
 

@@ -5,8 +5,8 @@ T, K, β and ε of the commands published with it, and, but for ``p-conv``, with
 20 samples with one hidden layer, 1 with more, where many samples do not settle within T (some of
 the prototypical ones oscillate for ever). ``c-ep-1h`` and ``c-vf-1h`` have the β and an η of
 2005.04168. ``digits-eb`` is ours: exact as ``eb-1h`` is, and so small, with an ε so large, that it
-settles to rounding within seconds. All compute in float64. The other η are our choice: one at which continual updates
-follow BPTT closely, and ten times as much, at which they part.
+settles to rounding within seconds. All compute in float64. The other η are our choice: one at which
+continual updates follow BPTT closely, and ten times as much, at which they part.
 
 It knows nothing of torch, like :mod:`eqprop.settings.experiment`.
 
@@ -164,7 +164,15 @@ def _published(
 THEOREM_PRESETS: dict[str, TheoremPreset] = {
     "digits-eb": TheoremPreset(
         "64-128-10, real-time: exact, no download (not published)",
-        **_published("digits-eb", 200, 30, 0.01, (1e-5, 1e-4), epsilon=0.5),
+        **_published(
+            "digits-eb",
+            200,
+            30,
+            0.01,
+            (2e-5, 2e-4),
+            activation="scaled-sigmoid",
+            epsilon=0.5,
+        ),
     ),
     "toy": TheoremPreset(
         "10-50-5 all-to-all, real-time: exact, random data",
