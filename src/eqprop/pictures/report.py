@@ -35,8 +35,9 @@ def theorem_text(diagnosis: Diagnosis, width: int = 80) -> str:
     residual = _by_layer(premise, [f"{value:.1e}" for value in premise.residual])
     curve = diagnosis.curve
     if curve.beta:
-        said += ["", table(("error against β", "states", "parameters"), _points(curve)).rstrip()]
-    said += [_trend(curve), "", f"residual of the free phase: {residual}"]
+        headers = "error against β", "states", "parameters"
+        said += ["", table(headers, _points(curve), width=width).rstrip("\n"), _trend(curve)]
+    said += ["", f"residual of the free phase: {residual}"]
     said += _held(diagnosis)
     said += _verdict(premise, kind)
     return "\n".join(said) + "\n"
