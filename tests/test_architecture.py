@@ -21,7 +21,7 @@ ROOMS = {
     "estimators": "core",
     "data": "errors files registries",
     "training": "errors files core estimators data",
-    "analysis": "settings core networks estimators data",
+    "analysis": "core networks estimators data",
     "runs": "errors files registries settings core networks estimators data training analysis",
     "pictures": "files analysis training",
     "figures": "errors files registries settings core data training analysis runs pictures",

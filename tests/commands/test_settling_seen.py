@@ -9,6 +9,7 @@ layers move in turn, h comes to 1 and o to 0 in one step, and stay.
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from eqprop.cli.main import main
 from eqprop.pictures import curves
 from eqprop.runs import learner
 from eqprop.settings.experiment import Experiment
+from eqprop.training.loop import Metrics
 
 Run = Callable[..., tuple[str, str]]
 
@@ -197,6 +199,57 @@ def test_where_all_rest_in_as_many_steps_there_are_errors_alone(
 ) -> None:
     (errors,) = draw(epoch, epoch).axes
     assert errors.get_ylabel() == "error (%)"
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [5.6],
+        [83.4],
+        [9.2, 8.0],
+        [9.2, 8.9, 8.7],
+        [2.31, 2.31, 2.30],
+        [100.0, 100.0],
+        [0.0],
+        [0.0, 0.0, 0.0],
+        [3.0, 0.1, 0.0],
+        [0.05, 0.04],
+        [7.0, NAN, 6.0],
+        [NAN, NAN],
+        [40 * 0.8**n + 1.5 for n in range(30)],
+        [50 * 0.98**n + 0.5 for n in range(500)],
+    ],
+    ids=lambda errors: f"{len(errors)}-{errors[0]:g}-{errors[-1]:.3g}",
+)
+def test_both_axes_have_numbers_and_all_errors_lie_within(
+    draw: Callable[..., Figure], errors: list[float]
+) -> None:
+    figure = draw(*({**OLD, "train_error": error, "test_error": error} for error in errors))
+    (axes,) = figure.axes
+    shown = [error for error in errors if not math.isnan(error)]
+    for axis, limits, values in (
+        (axes.xaxis, axes.get_xlim(), range(1, len(errors) + 1)),
+        (axes.yaxis, axes.get_ylim(), shown),
+    ):
+        ticks = [t for t in axis.get_majorticklocs() if limits[0] <= t <= limits[1]]
+        labels = [label.get_text() for label in axis.get_majorticklabels() if label.get_text()]
+        assert 2 <= len(ticks) <= 14
+        assert len(labels) >= 2
+        assert all(limits[0] <= value <= limits[1] for value in values)
+    if len(errors) == 1 or any(map(math.isnan, errors)):
+        # A number that has none beside it makes no line.
+        assert all(line.get_marker() == "o" for line in axes.lines)
+
+
+def test_the_metrics_of_a_training_loop_are_drawn_as_they_are(tmp_path: Path) -> None:
+    history = [Metrics(n, 5.0 / n, 0.1, 6.0 / n, 0.2, 1.5) for n in (1, 2, 3)]
+    curves.draw_curves(history, str(tmp_path / "curves.png"))
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="history: expected the metrics of at least one epoch"):
+        curves.draw_curves([], tmp_path / "none.png")
 
 
 def test_steps_that_differ_are_drawn_mean_and_most(draw: Callable[..., Figure]) -> None:

@@ -380,6 +380,46 @@ def test_json_prints_what_it_writes(trained: Path, capsys: pytest.CaptureFixture
     assert found["nudged_steps"] == 2
 
 
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    "words", [[], ["--test-samples", "0"], ["--settle", "0.05"]], ids=["run", "all", "settle"]
+)
+def test_every_bar_counts_one_thing_and_comes_to_its_end(
+    words: list[str], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eqprop.analysis import convergence
+    from eqprop.cli import show as command
+
+    bars: list[list[Any]] = []
+
+    class Counting:
+        def __init__(self, total: int, unit: str) -> None:
+            bars.append([unit, total, 0])
+
+        def __enter__(self) -> Any:
+            def tick(_: object) -> None:
+                bars[-1][2] += 1
+
+            return tick
+
+        def __exit__(self, *_: object) -> None: ...
+
+    taken = {"steps": 0}
+
+    def counted(*args: Any, _true: Any = convergence.transitions, **keywords: Any) -> Any:
+        for step in _true(*args, **keywords):
+            taken["steps"] += 1
+            yield step
+
+    monkeypatch.setattr(command, "Progress", Counting)
+    monkeypatch.setattr(convergence, "transitions", counted)
+    show(trained, *words)
+    assert [unit for unit, _, _ in bars] == ["phase", "step"]
+    assert all(total == ticked for _, total, ticked in bars)
+    # A step is one that a mini-batch takes, whichever it is.
+    assert bars[1][1] == taken["steps"]
+
+
 # How many steps it needs
 
 

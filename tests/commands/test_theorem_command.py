@@ -193,7 +193,7 @@ def test_without_a_word_the_theorem_is_seen_to_hold(
     for what in ("states", "parameters"):
         assert curve["slope"][what] == pytest.approx(1, abs=0.02)
         assert curve["level"][what] is None
-        assert curve[what][0] == min(curve[what]) < 1e-5
+        assert curve[what][0] == min(curve[what]) < 2e-5
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -211,7 +211,7 @@ def test_a_prototypical_network_is_said_to_be_approximate(
     for what in ("states", "parameters"):
         assert curve["level"][what] == curve[what][0] > 0.01
         assert f"{what} levels off at {curve['level'][what]:.2g}" in said
-    assert metrics["held"]["layers"]["output layer"] == {"held": 0.0, "crossed": None}
+    assert metrics["held"]["layers"]["output layer"] == {"held": None, "crossed": None}
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -270,7 +270,9 @@ def test_units_at_the_clip_are_said_in_text_metrics_and_figures(
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("words", [TOY, [*TOY, "--eta", "1e-5", "--batches", "2"]], ids=["one", "more"])
+@pytest.mark.parametrize(
+    "words", [TOY, [*TOY, "--eta", "1e-5", "--batches", "2"]], ids=["one", "more"]
+)
 def test_progress_counts_processes_and_comes_to_its_end(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,14 +296,18 @@ def test_progress_counts_processes_and_comes_to_its_end(
 
     monkeypatch.setattr(theorem, "Progress", Counting)
     computed = {"count": 0}
-    for name in ("ep_process", "bptt_process"):
-        from eqprop.analysis import diagnosis
 
-        def counted(*args: Any, _true: Any = getattr(diagnosis, name), **keywords: Any) -> Any:
+    def counting(process: Any) -> Any:
+        def counted(*args: Any, **keywords: Any) -> Any:
             computed["count"] += 1
-            return _true(*args, **keywords)
+            return process(*args, **keywords)
 
-        monkeypatch.setattr(diagnosis, name, counted)
+        return counted
+
+    from eqprop.analysis import diagnosis
+
+    for name in ("ep_process", "bptt_process"):
+        monkeypatch.setattr(diagnosis, name, counting(getattr(diagnosis, name)))
     sweeps = ["--sweep", "beta=0.001,0.1", "--sweep", "free-steps=15,20,30"]
     run(tmp_path / "out", *words, *sweeps, "--settle", "1e-4", "--nudged-steps", "4")
     assert [total for total, _ in totals] == ticked
@@ -312,7 +318,10 @@ def test_progress_counts_processes_and_comes_to_its_end(
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("columns", ["", "60"])
 def test_tables_fit(
-    columns: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    columns: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     swept = ("beta=0.001", "free-steps=20,1000", "nudged-steps=4")

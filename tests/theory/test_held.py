@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eqprop.analysis.agreement import compare
+from eqprop.analysis.held import held_units, holding
 from eqprop.analysis.kind import model_kind
 from eqprop.analysis.processes import Process, bptt_process, ep_process, free_phase
 from eqprop.core.activations import SCALED_SIGMOID
@@ -137,6 +138,27 @@ def test_flat_units_agree_as_long_as_none_crosses_the_kink() -> None:
     assert found.parameters.overall.relative_error < 1e-3
 
 
+@pytest.mark.parametrize("rho", ["scaled-sigmoid", "tanh"])
+def test_a_slope_that_rounds_to_0_is_no_kink(rho: str) -> None:
+    model = real_time(rho, None)
+    state = tuple(torch.full((1, *shape), 50.0, dtype=torch.float64) for shape in model.shapes)
+    slope = model.rho.derivative(state[0], model.rho(state[0]))
+    assert not slope.any()
+    assert holding(model) == ""
+    assert held_units(model, model.drive(batch()[0]), state, holding(model)) == ()
+    # Strong as it is, the nudge leads no unit across anything.
+    assert "cross" not in "".join(compare(*processes(model, 3.0)).premise.problems)
+
+
+@pytest.mark.parametrize(
+    ("rho", "expected"),
+    [("hard-sigmoid", "activation"), (torch.relu, "activation"), (torch.sigmoid, ""), ("tanh", "")],
+    ids=["hard", "relu", "sigmoid", "tanh"],
+)
+def test_a_rho_of_any_kind_holds_units_where_its_slope_jumps_to_0(rho: Any, expected: str) -> None:
+    assert holding(PrototypicalNetwork(dense(6, 4, 3), rho)) == expected
+
+
 class Linear(Cost):
     """⟨c, ŷ⟩, whose gradient is c."""
 
@@ -148,7 +170,7 @@ class Linear(Cost):
 
 
 def test_a_prototypical_network_leaves_out_the_slope_of_the_output_alone() -> None:
-    """Its updates of parameters are minus BPTT's of a cost whose gradient is g ÷ σ′ instead of g."""
+    """It updates parameters as BPTT does for a cost whose gradient is g ÷ σ′ instead of g."""
     torch.manual_seed(0)
     model = PrototypicalNetwork(dense(6, 8, 3)).double()
     x, y = batch()

@@ -25,6 +25,7 @@ from .diagnosis import sweep_ticks as sweep_ticks
 from .diagnosis import ticks as ticks
 from .diagnosis import to_json as to_json
 from .held import held_units as held_units
+from .held import holding as holding
 from .images import WeightImages as WeightImages
 from .images import evenly as evenly
 from .images import weight_images as weight_images

@@ -140,13 +140,19 @@ class Premise:
 
     @property
     def steady(self) -> bool:
-        """Whether what is compared is the nudge alone, step by step: no residue, none in turn."""
+        """Whether the free phase was: what is compared is then what the nudge does alone."""
         return not self._unsteady
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong, a line each; empty if the premise holds."""
-        return (*self._unsteady, *self._kinks)
+        found = [*self._unsteady]
+        if self.in_turn:
+            found.append(
+                "the layers are updated in turn: only the totals over a nudged phase that has "
+                "settled are to agree, not the single steps"
+            )
+        return (*found, *self._kinks)
 
     @property
     def _kinks(self) -> list[str]:
@@ -192,11 +198,6 @@ class Premise:
                 "; it oscillates between two states, which more free steps seldom end"
                 if self.oscillating
                 else "; allow more free steps"
-            )
-        if self.in_turn:
-            found.append(
-                "the layers are updated in turn: only the totals over a nudged phase that has "
-                "settled are to agree, not the single steps"
             )
         return found
 

@@ -32,14 +32,14 @@ from eqprop.analysis.processes import (
     require_reach,
 )
 from eqprop.core.costs import Cost
-from eqprop.core.nudging import require_beta
 from eqprop.core.models import ConvergentModel
+from eqprop.core.nudging import require_beta
 
 __all__ = [
     "BetaCurve",
     "Cell",
-    "Diagnosis",
     "Conditions",
+    "Diagnosis",
     "Trace",
     "cell_to_json",
     "diagnose",
@@ -129,7 +129,8 @@ class BetaCurve:
         """Where the error levels off as β falls: what it is at the smallest β, if it does.
 
         It does if the two smallest β for which the free phase was steady differ in it by less than
-        the square root of their ratio.
+        the square root of their ratio. An error that grows as β falls, such as that of rounding,
+        has no level.
         """
         at = [
             (beta, error)
@@ -139,7 +140,8 @@ class BetaCurve:
         if len(at) < 2 or not all(0 < error < math.inf for _, error in at[:2]):
             return None
         (small, least), (larger, more) = at[:2]
-        return least if math.log(more / least) < 0.5 * math.log(larger / small) else None
+        power = math.log(more / least) / math.log(larger / small)
+        return least if -0.5 < power < 0.5 else None
 
 
 @final
@@ -193,7 +195,7 @@ def diagnose(
     seed: int = 0,
     tick: Tick = lambda _: None,
 ) -> Diagnosis:
-    """Compare EP with BPTT on a model: any, in float64 if small errors are to be seen.
+    """Compare EP with BPTT on any model, which is to be one of float64 if small errors matter.
 
     Args:
         batches: (x, y) of every mini-batch to average over.
@@ -216,8 +218,8 @@ def diagnose(
     conditions = Conditions(
         free_steps=free_steps, nudged_steps=nudged_steps, beta=beta, nudging=nudging
     )
-    if not all(strength > 0 for strength in betas):
-        raise ValueError(f"betas: expected numbers above 0, got {list(betas)}")
+    if len(set(betas)) < len(betas) or not all(strength > 0 for strength in betas):
+        raise ValueError(f"betas: expected different numbers above 0, got {list(betas)}")
     etas, strengths = (0.0, *eta), tuple(sorted(betas))
     found: list[list[Comparison]] = [[] for _ in etas]
     states: tuple[Trace, ...] = ()

@@ -41,31 +41,41 @@ Holding = Literal["", "clip", "rho", "activation"]
 
 
 def holding(model: ConvergentModel) -> Holding:
-    """What can hold the units of a model."""
+    """What can hold the units of a model; a ρ can if it has a kink, beyond which it is flat."""
     if model.clip is not None:
         return "clip"
     if isinstance(model, RealTimeNetwork):
-        return "rho"
-    return "" if model.activation is None else "activation"
+        return "rho" if _kinked(model.rho) else ""
+    return "activation" if model.activation is not None and _kinked(model.activation) else ""
 
 
 @torch.no_grad()
-def held_units(model: ConvergentModel, drive: object, state: State) -> State:
+def held_units(model: ConvergentModel, drive: object, state: State, by: Holding) -> State:
     """Whether a unit is held, (B, …) of bool per layer; nothing where nothing can hold one.
 
     Args:
         drive: ``model.drive(x)``.
         state: where; what an activation σ holds is asked of the field there.
+        by: what can hold units of the model, see :func:`holding`.
     """
-    if model.clip is not None:
-        return tuple((s <= model.clip[0]) | (s >= model.clip[1]) for s in state)
-    if isinstance(model, RealTimeNetwork):
-        return tuple(_flat(model.rho, s) for s in state)
-    if model.activation is None:
-        return ()
-    sigma = model.activation
-    return tuple(_flat(sigma, field) for field in model.field(drive, state))
+    if by == "clip" and model.clip is not None:
+        low, high = model.clip
+        return tuple((s <= low) | (s >= high) for s in state)
+    if by == "rho" and isinstance(model, RealTimeNetwork):
+        return tuple(_slope(model.rho, s) == 0 for s in state)
+    if by == "activation" and model.activation is not None:
+        sigma = model.activation
+        return tuple(_slope(sigma, field) == 0 for field in model.field(drive, state))
+    return ()
 
 
-def _flat(rho: Activation, s: torch.Tensor) -> torch.Tensor:
-    return rho.derivative(s, rho(s)) == 0
+@torch.no_grad()
+def _kinked(rho: Activation) -> bool:
+    """Whether the slope jumps to 0 somewhere; that of a sigmoid comes there by rounding alone."""
+    steep = _slope(rho, torch.linspace(-10, 10, 20_001, dtype=torch.float64)).abs()
+    pairs = torch.stack((steep[:-1], steep[1:]))
+    return bool(((pairs.amin(0) == 0) & (pairs.amax(0) > 0.01)).any())
+
+
+def _slope(rho: Activation, s: torch.Tensor) -> torch.Tensor:
+    return rho.derivative(s, rho(s))

@@ -6,8 +6,8 @@ kind             F                                            the error, as β �
 exact            ∂Φ/∂s                                        falls as β, as β² if symmetric
 approximate      σ(∂Φ/∂s), the gradient of no Φ               levels off: EP leaves out the σ′ of
                  (prototypical)                               the output layer
-vector field     comes from no Φ                              levels off, as far as the Jacobian of F
-                                                              is not symmetric
+vector field     comes from no Φ                              levels off, as far as the Jacobian of
+                                                              F is not symmetric
 ===============  ===========================================  =====================================
 
 What units that are held change of this is in :mod:`eqprop.analysis.held`. Where layers are updated

@@ -105,6 +105,7 @@ def free_phase(model: ConvergentModel, x: Tensor, free_steps: int, nudged_steps:
     phase = f"free phase, last {nudged_steps} steps"
     steps = transitions(model, drive, start, nudged_steps, phase=phase)
     path = [start, *(after for _, after in steps)]
+    by = holding(model)
     moved = [tuple(movement(before, path[-1]).amax(0).tolist()) for before in path[:-1]]
     return FreePhase(
         start,
@@ -115,8 +116,8 @@ def free_phase(model: ConvergentModel, x: Tensor, free_steps: int, nudged_steps:
         moved=tuple(map(max, zip(*moved, strict=True))),
         oscillating=len(moved) > 1 and max(moved[-2]) < 0.01 * max(moved[-1]),
         in_turn=bool(getattr(model, "in_turn", False)),
-        holding=holding(model),
-        held=held_units(model, drive, path[-1]),
+        holding=by,
+        held=held_units(model, drive, path[-1], by),
     )
 
 
@@ -245,7 +246,7 @@ def _nudged(
             recorded[t] = (new - old) / (model.epsilon * beta)
         if seen:
             for of, there, now in zip(
-                crossed, free.held, held_units(model, at, state), strict=True
+                crossed, free.held, held_units(model, at, state, free.holding), strict=True
             ):
                 of.logical_or_(there != now)
         for name, recorded in parameters.items():

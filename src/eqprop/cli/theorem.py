@@ -49,7 +49,7 @@ Presets:
 _END = """\
 The folder receives metrics.json, the processes (states.png, parameters.png), the error per layer
 (layers.png), the error against β (error-against-beta.png) and that of a sweep (sweep.png).
-All is computed in float64. For networks and models of your own see eqprop.compare.
+All is computed in float64. For models of your own see eqprop.diagnose and help(eqprop.pictures).
 """
 
 _FIRST = "digits-eb"

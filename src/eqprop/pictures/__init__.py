@@ -9,7 +9,7 @@ What ``eqprop theorem`` and ``eqprop show`` tell of a run can be had of a model 
     x = torch.rand(20, 64, dtype=torch.float64)
     y = torch.eye(10, dtype=torch.float64).repeat(2, 1)
 
-    steps = {"free_steps": 200, "nudged_steps": 20}
+    steps = {"free_steps": 150, "nudged_steps": 15}
     found = eqprop.diagnose(model, [(x, y)], beta=0.01, **steps)
     print(eqprop.theorem_text(found))
     eqprop.draw_processes(found, "states", "states.png")
@@ -23,8 +23,8 @@ What ``eqprop theorem`` and ``eqprop show`` tell of a run can be had of a model 
 
     both = eqprop.phases(model, x, y, beta=0.1, **steps)
     eqprop.draw_phases(both, x, "phases.png")
-    moves, outputs = eqprop.residual_by_step(model, x, 200), eqprop.output_by_step(model, x, 200)
-    eqprop.draw_convergence(moves, outputs, "convergence.png", free_steps=200)
+    moves, outputs = eqprop.residual_by_step(model, x, 60), eqprop.output_by_step(model, x, 60)
+    eqprop.draw_convergence(moves, outputs, "convergence.png", title="free phase")
 
 The model may be one of your own, whatever it derives from. Besides, ``draw_sweep`` draws what
 ``sweep`` finds over a grid of β, T and K, ``draw_error_by_step`` what ``error_by_step`` finds of a

@@ -1,5 +1,6 @@
 """What was found of a model, in words and tables: what the command line prints."""
 
+import math
 from collections.abc import Sequence
 
 from eqprop.analysis.agreement import Average, Premise
@@ -28,14 +29,15 @@ def theorem_text(diagnosis: Diagnosis, width: int = 80) -> str:
             "",
             table(headers, _rows(found), width=width).rstrip("\n"),
             "angle between the total update of EP and minus the total gradient of BPTT, weights: "
-            f"{found.mean.total_update_angle:.3g}{spread}°",
+            f"{_number(found.mean.total_update_angle, '.3g', f'{spread}°')}",
         ]
     premise = diagnosis.premise
     residual = _by_layer(premise, [f"{value:.1e}" for value in premise.residual])
     curve = diagnosis.curve
     if curve.beta:
-        said += ["", table(("error against β", "states", "parameters"), _points(curve)).rstrip()]
-    said += [_trend(curve), "", f"residual of the free phase: {residual}"]
+        headers = "error against β", "states", "parameters"
+        said += ["", table(headers, _points(curve), width=width).rstrip("\n"), _trend(curve)]
+    said += ["", f"residual of the free phase: {residual}"]
     said += _held(diagnosis)
     said += _verdict(premise, kind)
     return "\n".join(said) + "\n"
@@ -52,9 +54,15 @@ def _rows(found: Average) -> list[tuple[str, ...]]:
         for label, of in means.items():
             mean, spread = of.overall, spreads[label].overall.relative_error
             error = f"{mean.relative_error:.3g}" + f" ± {spread:.1g}" * (found.batches > 1)
-            signs = f"{100 * mean.sign_agreement:.2f} %"
-            rows.append((label, error, f"{mean.cosine:.5f}", f"{mean.angle:.3g}°", signs))
+            signs = _number(100 * mean.sign_agreement, ".2f", " %")
+            cosine, angle = _number(mean.cosine, ".5f"), _number(mean.angle, ".3g", "°")
+            rows.append((label, error, cosine, angle, signs))
     return rows
+
+
+def _number(value: float, form: str, unit: str = "") -> str:
+    """Nothing where there is none: what is 0 throughout has no sign and no direction."""
+    return "–" if math.isnan(value) else f"{value:{form}}{unit}"
 
 
 def _points(curve: BetaCurve) -> list[tuple[str, ...]]:
@@ -69,15 +77,17 @@ def _trend(curve: BetaCurve) -> str:
     """How the error goes with β: in proportion to a power of it, or not below a level."""
     steady = [index for index, steady in enumerate(curve.steady) if steady]
     if len(steady) < 2:
-        return "no slope, as the premise fails"
+        return "no slope, as the free phase was not steady"
     said = []
     for name in ("states", "parameters"):
         errors = getattr(curve, name)
-        level = curve.level(errors)
-        if level is None:
-            said.append(f"{name} ∝ β^{curve.slope(errors):.2f}")
-        else:
+        slope, level = curve.slope(errors), curve.level(errors)
+        if level is not None:
             said.append(f"{name} levels off at {level:.2g}")
+        elif slope < 0:
+            said.append(f"{name} grows as β falls")
+        else:
+            said.append(f"{name} ∝ β^{slope:.2f}")
     return f"error of {', of '.join(said)}"
 
 
@@ -142,9 +152,9 @@ def sweep_text(cells: Sequence[Cell], width: int = 80) -> str:
                 *(f"{cell.settings[name]:g}" for name in names),
                 f"{states.relative_error:.3g}",
                 f"{parameters.relative_error:.3g}",
-                f"{100 * states.sign_agreement:.2f} %",
-                f"{100 * parameters.sign_agreement:.2f} %",
-                f"{mean.total_update_angle:.3g}°",
+                _number(100 * states.sign_agreement, ".2f", " %"),
+                _number(100 * parameters.sign_agreement, ".2f", " %"),
+                _number(mean.total_update_angle, ".3g", "°"),
                 f"{max(mean.premise.residual):.1e}",
                 "holds" if mean.premise.holds else "FAILS",
             )

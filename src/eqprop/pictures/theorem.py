@@ -172,7 +172,7 @@ def draw_error_against_beta(diagnosis: Diagnosis, path: str | Path, title: str =
     axes = figure.add_subplot()
     points: list[tuple[float, float]] = []
     for index, name in enumerate(("states", "parameters")):
-        slope, level = (find(getattr(curve, name)) for find in (curve.slope, curve.level))
+        slope, level = curve.slope(getattr(curve, name)), curve.level(getattr(curve, name))
         said = "slope undefined" if math.isnan(slope) else f"slope {slope:.2f}"
         said = said if level is None else f"levels off at {level:.2g}"
         errors = for_logarithm(getattr(curve, name))

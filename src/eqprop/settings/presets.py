@@ -77,19 +77,13 @@ _CONV: dict[str, Any] = {"channels": (32, 64), "activation": "hard-sigmoid"}
 _FEW_STEPS: dict[str, Any] = {"updates": "alternating", "optimizer": "adam", "schedule": "cosine"}
 _FAST: dict[str, Any] = {**_FEW_STEPS, "nudging": "symmetric", "shift": 1, "batch_size": 100}
 _C_FAST: dict[str, Any] = {"updates": "alternating", "schedule": "cosine", "shift": 1}
-_EXACT: dict[str, Any] = {
-    "network": "real-time",
-    "activation": "tanh",
-    "epsilon": 0.5,
-    "clip": False,
-}
 _DIGITS_C: dict[str, Any] = {**_C_EP, "nudging": "random-sign", "learning_rates": (0.05, 0.025)}
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset("8×8 digits, no download: learns in seconds", Experiment()),
     "digits-eb": Preset(
         "8×8 digits, real-time, no clip: EP is exact",
-        Experiment(**_EXACT, free_steps=30, nudged_steps=8, learning_rates=(0.02, 0.01)),
+        Experiment(network="real-time", epsilon=0.5, clip=False, free_steps=40),
     ),
     "eb-1h": Preset(
         "real-time, one hidden layer",

@@ -5,8 +5,8 @@ T, K, β and ε of the commands published with it, and, but for ``p-conv``, with
 20 samples with one hidden layer, 1 with more, where many samples do not settle within T (some of
 the prototypical ones oscillate for ever). ``c-ep-1h`` and ``c-vf-1h`` have the β and an η of
 2005.04168. ``digits-eb`` is ours: exact as ``eb-1h`` is, and so small, with an ε so large, that it
-settles to rounding within seconds. All compute in float64. The other η are our choice: one at which continual updates
-follow BPTT closely, and ten times as much, at which they part.
+settles to rounding within seconds. All compute in float64. The other η are our choice: one at which
+continual updates follow BPTT closely, and ten times as much, at which they part.
 
 It knows nothing of torch, like :mod:`eqprop.settings.experiment`.
 
@@ -163,15 +163,23 @@ def _published(
 
 THEOREM_PRESETS: dict[str, TheoremPreset] = {
     "digits-eb": TheoremPreset(
-        "64-128-10, real-time: exact, no download (not published)",
-        **_published("digits-eb", 200, 30, 0.01, (1e-5, 1e-4), epsilon=0.5),
+        "64-128-10, real-time, exact, no download (not published)",
+        **_published(
+            "digits-eb",
+            200,
+            30,
+            0.01,
+            (2e-5, 2e-4),
+            activation="scaled-sigmoid",
+            epsilon=0.5,
+        ),
     ),
     "toy": TheoremPreset(
-        "10-50-5 all-to-all, real-time: exact, random data",
+        "10-50-5 all-to-all, real-time, exact, random data",
         **_published("", 5000, 80, 0.01, (2e-5, 2e-4), batch_size=1),
     ),
     "eb-1h": TheoremPreset(
-        "784-512-10, real-time: exact", **_published("eb-1h", 800, 80, 0.001, (2e-6, 2e-5))
+        "784-512-10, real-time, exact", **_published("eb-1h", 800, 80, 0.001, (2e-6, 2e-5))
     ),
     "c-ep-1h": TheoremPreset(
         "784-512-10, real-time, with the β and η of continual updates",
@@ -182,24 +190,24 @@ THEOREM_PRESETS: dict[str, TheoremPreset] = {
         **_published("eb-1h", 800, 80, 0.005, (2e-5, 2e-4), weight_angle=0.0),
     ),
     "eb-2h": TheoremPreset(
-        "784-512-512-10, real-time: exact",
+        "784-512-512-10, real-time, exact",
         **_published(
             "eb-2h", 5000, 150, 0.01, (2e-6, 2e-5), batch_size=1, betas=(0.01, 0.02, 0.05, 0.1)
         ),
     ),
     "p-1h": TheoremPreset(
-        "784-512-10, prototypical: approximate", **_published("p-1h", 150, 10, 0.01, (2e-5, 2e-4))
+        "784-512-10, prototypical, approximate", **_published("p-1h", 150, 10, 0.01, (2e-5, 2e-4))
     ),
     "p-2h": TheoremPreset(
-        "784-512-512-10, prototypical: approximate",
+        "784-512-512-10, prototypical, approximate",
         **_published("p-2h", 1500, 40, 0.01, (5e-7, 5e-6), batch_size=1),
     ),
     "p-3h": TheoremPreset(
-        "784-512-512-512-10, prototypical: approximate",
+        "784-512-512-512-10, prototypical, approximate",
         **_published("p-3h", 5000, 40, 0.015, (5e-7, 5e-6), batch_size=1),
     ),
     "p-conv": TheoremPreset(
-        "two convolutions, prototypical: approximate, hard sigmoid",
+        "two convolutions, prototypical, approximate, hard sigmoid",
         **_published(
             "p-conv",
             5000,
@@ -212,7 +220,7 @@ THEOREM_PRESETS: dict[str, TheoremPreset] = {
         ),
     ),
     "digits": TheoremPreset(
-        "64-128-10, prototypical: approximate, no download (not published)",
+        "64-128-10, prototypical, approximate, no download (not published)",
         **_published("digits", 150, 10, 0.01, (2e-5, 2e-4)),
     ),
 }
