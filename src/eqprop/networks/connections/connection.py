@@ -116,7 +116,7 @@ class Connection(nn.Module, ABC):
         # The product of mask and weight as it is now; it would be that for ever.
         super().__delattr__(hook._tensor_name)
         # Of another class, as with a parametrization: all others need not look for masks.
-        self.__class__ = _pruned(type(self))
+        self.__class__ = _pruned(type(self))  # pyright: ignore[reportAttributeAccessIssue]
         return super().register_forward_pre_hook(hook, **options)
 
     register_forward_hook = _refuse_hooks
