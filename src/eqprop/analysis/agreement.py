@@ -18,13 +18,14 @@ Source: Ernoult et al., https://arxiv.org/abs/1905.13633.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Self, final
 
 import torch
 from torch import Tensor
 
 from eqprop.analysis.processes import Process
+from eqprop.summary import summary
 
 __all__ = [
     "Agreement",
@@ -87,7 +88,9 @@ class Agreements:
     """
 
     overall: Agreement
-    at: tuple[Agreement, ...]
+    at: tuple[Agreement, ...] = field(repr=False)
+
+    __repr__ = summary
 
 
 @final
@@ -122,6 +125,8 @@ class Premise:
     rounding: float
     oscillating: bool
     in_turn: bool
+
+    __repr__ = summary
 
     @property
     def holds(self) -> bool:
@@ -180,6 +185,8 @@ class Comparison:
     total_update_angle: float
     premise: Premise
 
+    __repr__ = summary
+
 
 @torch.no_grad()
 def compare(ep: Process, bptt: Process) -> Comparison:
@@ -234,6 +241,8 @@ class Average:
     mean: Comparison
     spread: Comparison
     batches: int
+
+    __repr__ = summary
 
 
 def average(comparisons: Sequence[Comparison]) -> Average:

@@ -20,6 +20,7 @@ from eqprop.core.nudging import Nudge
 from eqprop.core.phases import nudged_phase, relax
 from eqprop.core.stepping import movement, transitions
 from eqprop.data.dataset import Split
+from eqprop.summary import summary
 
 __all__ = [
     "ErrorByStep",
@@ -56,6 +57,8 @@ class Phases:
     symmetric: bool
     residual: float
 
+    __repr__ = summary
+
 
 @final
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class ResidualByStep:
     layers: tuple[str, ...]
     median: tuple[tuple[float, ...], ...]
     worst: tuple[tuple[float, ...], ...]
+
+    __repr__ = summary
 
 
 @final
@@ -91,6 +96,8 @@ class ErrorByStep:
     median: tuple[float, ...]
     worst: tuple[float, ...]
     samples: int
+
+    __repr__ = summary
 
 
 def step_counts(free_steps: int) -> tuple[int, ...]:

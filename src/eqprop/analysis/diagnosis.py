@@ -7,7 +7,7 @@ be drawn; everything else becomes figures at once, so that memory holds two proc
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any, final
 
@@ -26,6 +26,7 @@ from eqprop.analysis.processes import FreePhase, Process, bptt_process, ep_proce
 from eqprop.core.costs import Cost
 from eqprop.core.models import ConvergentModel
 from eqprop.settings.theorem import SWEPT, TheoremSettings
+from eqprop.summary import summary
 
 __all__ = [
     "BetaCurve",
@@ -62,6 +63,8 @@ class Trace:
     bptt: Tensor
     ep: tuple[Tensor, ...]
 
+    __repr__ = summary
+
 
 @final
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class BetaCurve:
     states: tuple[float, ...]
     parameters: tuple[float, ...]
     holds: tuple[bool, ...]
+
+    __repr__ = summary
 
     def slope(self, errors: Sequence[float]) -> float:
         """d log error / d log β by least squares, over the β for which the premise holds.
@@ -106,6 +111,7 @@ class Diagnosis:
         by_eta: the comparison for each of them.
         curve: the error against β.
         states, parameters: what to draw, of the first mini-batch.
+        labels: what tables and figures call the parameters, by name.
     """
 
     settings: TheoremSettings
@@ -114,6 +120,9 @@ class Diagnosis:
     curve: BetaCurve
     states: tuple[Trace, ...]
     parameters: tuple[Trace, ...]
+    labels: Mapping[str, str] = field(repr=False)
+
+    __repr__ = summary
 
     @property
     def premise(self) -> Premise:
@@ -128,6 +137,8 @@ class Cell:
 
     settings: Mapping[str, float]
     average: Average
+
+    __repr__ = summary
 
 
 def diagnose(
@@ -189,6 +200,7 @@ def diagnose(
         ),
         states,
         parameters,
+        {name: model.parameter_label(name) for name, _ in model.named_parameters()},
     )
 
 

@@ -41,6 +41,7 @@ from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import relax
 from eqprop.core.stand_in import standing_in
 from eqprop.core.stepping import movement, require_finite, transitions
+from eqprop.summary import summary
 
 __all__ = ["FreePhase", "Process", "bptt_process", "ep_process", "free_phase"]
 
@@ -74,6 +75,8 @@ class FreePhase:
     moved: tuple[float, ...]
     oscillating: bool
     in_turn: bool
+
+    __repr__ = summary
 
 
 @torch.no_grad()
@@ -129,6 +132,8 @@ class Process:
     layers: tuple[str, ...]
     beta: float
     epsilon: float
+
+    __repr__ = summary
 
     @property
     def total(self) -> dict[str, Tensor]:

@@ -335,7 +335,7 @@ def _print(diagnosis: analysis.Diagnosis, title: str) -> None:
     for eta, found in zip(diagnosis.etas, diagnosis.by_eta, strict=True):
         print()
         headers = f"η = {eta:g}", "relative error", "cosine", "angle", "equal signs"
-        print_table(headers, _rows(found))
+        print_table(headers, _rows(found, diagnosis.labels))
         spread = f" ± {found.spread.total_update_angle:.1g}" if found.batches > 1 else ""
         print(
             "angle between the total update of EP and minus the total gradient of BPTT, weights: "
@@ -367,12 +367,13 @@ def _print_slope(diagnosis: analysis.Diagnosis) -> None:
     )
 
 
-def _rows(found: analysis.Average) -> list[tuple[str, ...]]:
+def _rows(found: analysis.Average, labels: Mapping[str, str]) -> list[tuple[str, ...]]:
     """What is compared, and how well it agrees."""
     rows = []
     for whole, parts in (("states", "by_layer"), ("parameters", "by_parameter")):
         means, spreads = (
-            {whole: getattr(of, whole), **{f"  {n}": a for n, a in getattr(of, parts).items()}}
+            {whole: getattr(of, whole)}
+            | {f"  {labels.get(name, name)}": a for name, a in getattr(of, parts).items()}
             for of in (found.mean, found.spread)
         )
         for label, of in means.items():

@@ -28,6 +28,7 @@ from torch import Tensor
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.stepping import movement, transitions
+from eqprop.summary import summary
 
 __all__ = ["Relaxation", "settle", "two_cycles"]
 
@@ -53,6 +54,8 @@ class Relaxation:
     steps: Tensor
     moved: Tensor
     limit: float | None = None
+
+    __repr__ = summary
 
     def rests(self, limit: float | None = None) -> Tensor:
         """Whether each sample came to rest, (B,).

@@ -65,6 +65,9 @@ __all__ = ["LayeredNetwork", "Updates"]
 Updates = Literal["synchronous", "alternating"]
 """All layers at once, as published, or those of even and of odd number in turn."""
 
+_DETOURS = {"upward", "parametrizations"}
+"""What stands in the name of a parameter without saying more of what it is."""
+
 
 class LayeredNetwork(ConvergentModel):
     """A chain of layers; the kinds differ in what a layer sends and in the transition.
@@ -108,8 +111,8 @@ class LayeredNetwork(ConvergentModel):
         for index, (lower, upper) in enumerate(pairwise(connections)):
             if lower.upper_shape != upper.lower_shape:
                 raise ValueError(
-                    f"connections: layer {index + 1} has shape {lower.upper_shape}, but the "
-                    f"connection above it expected {upper.lower_shape}"
+                    f"connections: hidden layer {index + 1} has shape {lower.upper_shape}, but "
+                    f"the connection above it expected {upper.lower_shape}"
                 )
         if updates not in get_args(Updates):
             raise ValueError(
@@ -197,6 +200,7 @@ class LayeredNetwork(ConvergentModel):
 
         Raises:
             ValueError: an input that does not fit the first connection.
+            TypeError: one of whole numbers.
         """
         return self.chain[0].up(self._sent(x))[0]
 
@@ -209,6 +213,11 @@ class LayeredNetwork(ConvergentModel):
         flat = min(x.dim() - 1, len(shape)) == 1
         if x.shape[1:] != shape and not (flat and x.shape[1:].numel() == math.prod(shape)):
             raise ValueError(f"x: expected samples of shape {shape}, got {tuple(x.shape[1:])}")
+        if not x.is_floating_point():
+            raise TypeError(
+                f"x: expected floating point numbers, got {x.dtype}; divide grey levels by the "
+                "brightest one, as in x / 255"
+            )
         return self.rate(x.reshape(len(x), *shape))
 
     def field(self, drive: Tensor, state: State) -> State:
@@ -351,9 +360,9 @@ class LayeredNetwork(ConvergentModel):
         for name, gradient in zip(names, found, strict=True):
             if gradient is None:
                 raise ValueError(
-                    f"{name}: expected a parameter on which what the layers send to each other "
-                    "depends, got one that the local learning rule would pass over; write it into "
-                    "rate or a connection, freeze it, or override contrast"
+                    f"{self.parameter_name(name)}: expected one on which what the layers send to "
+                    "each other depends, got one that the local learning rule would pass over; "
+                    "write it into rate or a connection, freeze it, or override contrast"
                 )
             gradients[name] = gradient
         return own_memory(gradients)
@@ -386,11 +395,16 @@ class LayeredNetwork(ConvergentModel):
 
         return DeferredUpdates(frozenset(names[p] for p in own.values()), follow)
 
-    def parameter_name(self, name: str) -> str:
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, updates={self.updates}"
+
+    def parameter_label(self, name: str) -> str:
+        """A connection's are those of the layer that it feeds: *weight of hidden layer 1*."""
         room, *rest = name.split(".")
         if room != "connections":
-            return super().parameter_name(name)
-        return f"the {rest[-1].replace('_', ' ')} of {self.layer_name(int(rest[0]))} ({name})"
+            return super().parameter_label(name)
+        index, *parts = (part for part in rest if part not in _DETOURS)
+        return f"{' '.join(parts).replace('_', ' ')} of {self.layer_name(int(index))}"
 
     def parameter_groups(
         self, learning_rates: Sequence[float], *, backward: float = 1.0

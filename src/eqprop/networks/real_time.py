@@ -54,6 +54,9 @@ class RealTimeNetwork(LayeredNetwork):
                 'rho="hard-sigmoid", or an Activation whose derivative counts the end in'
             )
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, ρ={self.rho.name}"
+
     def rate(self, s: Tensor) -> Tensor:
         return self.rho(s)
 

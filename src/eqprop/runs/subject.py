@@ -15,6 +15,7 @@ from eqprop.errors import UsageError
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.networks.toy import ToyModel
 from eqprop.settings.theorem import TheoremSettings
+from eqprop.summary import summary
 
 __all__ = ["Subject", "network_subject", "toy_subject"]
 
@@ -27,6 +28,8 @@ class Subject:
     model: ConvergentModel
     cost: Cost
     batches: list[tuple[Tensor, Tensor]]
+
+    __repr__ = summary
 
     def settling(self, settings: TheoremSettings, tolerance: float) -> SettlingSteps:
         """How many steps the samples of all mini-batches take to come to rest.

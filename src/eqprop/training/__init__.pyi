@@ -3,6 +3,7 @@ from .checkpoint import CheckpointError as CheckpointError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import predict as predict
+from .fitting import require_trainable as require_trainable
 from .loop import Metrics as Metrics
 from .loop import Running as Running
 from .loop import train as train

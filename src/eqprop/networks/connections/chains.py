@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import SupportsIndex
 
 from eqprop.networks.connections.connection import Connection, TiedConnection
 from eqprop.networks.connections.conv_pool import ConvPool, Pooling
@@ -12,15 +13,24 @@ from eqprop.networks.connections.untied import Untied
 __all__ = ["convolutional", "dense", "untied"]
 
 
-def dense(*sizes: int) -> list[TiedConnection]:
+def dense(*sizes: int | Sequence[int]) -> list[TiedConnection]:
     """The dense connections of a chain of layers: ``dense(784, 512, 10)``, input side first.
+
+    Args:
+        sizes: of the input and of every layer. That of the input may be its shape, which is
+            flattened: ``dense(data.input_shape, 512, data.classes)``.
 
     Raises:
         ValueError: fewer than two sizes, or one below 1.
     """
     if len(sizes) < 2:
-        raise ValueError(f"dense: expected the sizes of the input and of a layer, got {sizes}")
-    return [Dense(lower, upper) for lower, upper in pairwise(sizes)]
+        raise ValueError(
+            "dense: expected the sizes of the input and of a layer, as in dense(784, 512, 10), got "
+            f"{', '.join(map(str, sizes)) or 'none'}"
+        )
+    first, *others = sizes
+    size = first if isinstance(first, SupportsIndex) else math.prod(first)
+    return [Dense(lower, upper) for lower, upper in pairwise([size, *others])]
 
 
 def untied(connections: Sequence[TiedConnection], angle: float = 0.0) -> list[Connection]:
@@ -69,7 +79,7 @@ def convolutional(
     settings = {"kernel": kernel, "stride": stride, "padding": padding, "pool": pool}
     each: dict[str, Sequence[int]] = {}
     for name, value in settings.items():
-        each[name] = [value] * len(channels) if isinstance(value, int) else value
+        each[name] = value if isinstance(value, Sequence) else [value] * len(channels)
         if len(each[name]) == 1:
             each[name] = [*each[name]] * len(channels)
         if channels and len(each[name]) != len(channels):
