@@ -26,13 +26,14 @@ _MANY = 12
 def summary(of: Any) -> str:
     """The fields of a dataclass, a line each, or a few where one holds several things.
 
-    Of a tensor it says dtype, shape, device, and between which numbers it lies.
+    Of a tensor it says dtype, shape, device, and between which numbers it lies. What lies two
+    objects deep is named only, where it takes more than a line.
     """
-    return "\n".join([type(of).__name__, *_lines(_fields(of))])
+    return "\n".join([type(of).__name__, *_lines(_fields(of, 0))])
 
 
-def _fields(of: Any) -> list[tuple[str, list[str]]]:
-    return [(field.name, _said(getattr(of, field.name))) for field in fields(of) if field.repr]
+def _fields(of: Any, depth: int) -> list[tuple[str, list[str]]]:
+    return [(at.name, _said(getattr(of, at.name), depth)) for at in fields(of) if at.repr]
 
 
 def _lines(parts: Iterable[tuple[str, list[str]]]) -> list[str]:
@@ -44,17 +45,14 @@ def _lines(parts: Iterable[tuple[str, list[str]]]) -> list[str]:
     ]
 
 
-def _said(value: Any) -> list[str]:
+def _said(value: Any, depth: int = 0) -> list[str]:
     """What is said of a value: a line, and perhaps further ones below it."""
     if isinstance(value, Tensor):
         return [_tensor(value)]
     if is_dataclass(value) and not isinstance(value, type):
-        parts = _fields(value) if len(fields(value)) <= _MANY else []
-        if len(parts) == 1:
-            return parts[0][1]
-        return _short(parts) or [type(value).__name__, *_lines(parts)]
+        return _object(value, depth + 1)
     if isinstance(value, Mapping):
-        parts = [(str(key), _said(value[key])) for key in list(value)[:_MANY]]
+        parts = [(str(key), _said(value[key], depth)) for key in list(value)[:_MANY]]
         left = [f"  … and {len(value) - _MANY} more"] if len(value) > _MANY else []
         return ["", *_lines(parts), *left] if value else ["none"]
     if isinstance(value, list | tuple):
@@ -68,9 +66,20 @@ def _said(value: Any) -> list[str]:
     return [said if len(said) <= _WIDE and "\n" not in said else type(value).__name__]
 
 
+def _object(of: Any, depth: int) -> list[str]:
+    """A dataclass within another one."""
+    name = type(of).__name__
+    if len(fields(of)) > _MANY:
+        return [name]
+    parts = _fields(of, depth)
+    if len(parts) == 1:
+        return parts[0][1]
+    return _short(parts) or [name, *(_lines(parts) if depth == 1 else [])]
+
+
 def _short(parts: Sequence[tuple[str, list[str]]]) -> list[str]:
     """All in one line, if there is room for it."""
-    line = ", ".join(f"{name} {first}" for name, (first, *_) in parts)
+    line = "; ".join(f"{name} {first}" for name, (first, *_) in parts)
     fits = len(line) <= _WIDE and all(len(said) == 1 for _, said in parts)
     return [line] if fits and parts else []
 
@@ -82,9 +91,11 @@ def _several(values: Sequence[Any]) -> list[str]:
         said = [_tensor(value) for value in values]
         line = "; ".join(said)
         return [line] if len(line) <= _WIDE else ["", *(f"  {one}" for one in said)]
-    plain = all(isinstance(value, int | float | str) for value in values)
-    if plain and len(values) <= _MANY:
+    numbers = all(isinstance(value, int | float) for value in values)
+    if len(values) <= _MANY and (numbers or all(isinstance(value, str) for value in values)):
         return [", ".join(_said(value)[0] for value in values)]
+    if numbers:
+        return [f"{len(values)} numbers, {_said(min(values))[0]} to {_said(max(values))[0]}"]
     kinds = sorted({type(value).__name__ for value in values})
     return [f"{len(values)} × {' or '.join(kinds)}"]
 

@@ -97,6 +97,9 @@ def relax(
         )
     path = transitions(model, drive, start, steps, nudge=nudge, update=update, phase=phase)
     before, after = deque(path, maxlen=1).pop()
+    if not torch.is_grad_enabled():
+        # A step may return what it was given, or the drive: of those the graph is not ours.
+        after = tuple(layer.detach() for layer in after)
     taken = torch.full((len(after[0]),), steps, device=after[0].device)
     return Relaxation(after, taken, movement(before, after))
 

@@ -42,7 +42,8 @@ class Relaxation:
     """Where a relaxation ended, and how.
 
     Attributes:
-        state: the last state of every sample.
+        state: the last state of every sample. Where gradients were enabled and no tolerance was
+            asked for, autograd can follow it back; ``.detach()`` then gives the numbers alone.
         steps: the transitions each took, (B,).
         moved: max |s_{t+1} − s_t| over the units of each layer in the last transition of each
             sample, (B, layers).

@@ -103,8 +103,16 @@ class Split:
 
         Raises:
             ValueError: `batch_size` is less than 1.
+            TypeError: it is no whole number, or the generator is none.
         """
         # Checked here and not in the generator below, which runs only when iterated over.
+        if not isinstance(batch_size, Integral):
+            raise TypeError(f"batch_size: expected a whole number, got {batch_size!r}")
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(
+                "generator: expected one of torch, as torch.Generator().manual_seed(0) makes, got "
+                f"{type(generator).__name__}"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if generator is None:
@@ -398,11 +406,11 @@ def load_dataset(
     )
 
 
-def one_hot(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def one_hot(labels: Given, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Targets of the squared error: 1 at the label's class, 0 elsewhere.
 
     Args:
-        labels: shape (B,), int64, in 0 to classes - 1.
+        labels: shape (B,), in 0 to classes - 1, as :class:`Split` takes them.
         classes: the number of classes.
         dtype: of the result.
 
@@ -410,6 +418,8 @@ def one_hot(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) ->
         Shape (B, classes), on the device of the labels.
 
     Raises:
+        ValueError: they are no class numbers.
         RuntimeError: a label lies outside of the classes (from PyTorch).
     """
-    return torch.nn.functional.one_hot(labels, classes).to(dtype)
+    numbers = _class_numbers(_numbers("labels", labels), len(labels))
+    return torch.nn.functional.one_hot(numbers, classes).to(dtype)

@@ -33,7 +33,8 @@ class Estimate:
     """What an estimator did, besides filling ``.grad``.
 
     Attributes:
-        free: the free phase; ``free.state[-1]`` is the network's prediction before the update.
+        free: the free phase; ``free.state[-1]`` is the network's prediction before the update. No
+            estimator keeps a graph behind it: ``.numpy()`` does.
         nudged: the nudged phases, none for estimators without them.
     """
 

@@ -48,6 +48,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -425,10 +426,11 @@ class LayeredNetwork(ConvergentModel):
         if others := [p for _, p in self._parameters_elsewhere()]:
             owners.append(others)
             besides = ", then one for the network's other parameters"
-        if len(learning_rates) != len(owners):
+        several = not isinstance(learning_rates, Real)
+        if not several or len(learning_rates) != len(owners):
             raise ValueError(
                 f"learning_rates: expected {len(owners)}, one per layer, input side first"
-                f"{besides}, got {len(learning_rates)}"
+                f"{besides}, got {len(learning_rates) if several else f'{learning_rates} alone'}"
             )
         slower = {id(c.backward_weight) for c in self.chain if isinstance(c, Untied)}
         groups, seen = [], set()
