@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,13 +24,13 @@ _MANY = 12
 """The most fields, entries of a mapping, or numbers, that are said one by one within an object."""
 
 
-def summary(of: Any) -> str:
+def summary(self: Any) -> str:
     """The fields of a dataclass, a line each, or a few where one holds several things.
 
     Of a tensor it says dtype, shape, device, and between which numbers it lies. What lies two
     objects deep is named only, where it takes more than a line.
     """
-    return "\n".join([type(of).__name__, *_lines(_fields(of, 0))])
+    return "\n".join([type(self).__name__, *_lines(_fields(self, 0))])
 
 
 def _fields(of: Any, depth: int) -> list[tuple[str, list[str]]]:
@@ -59,7 +60,7 @@ def _said(value: Any, depth: int = 0) -> list[str]:
         return _several(value)
     if isinstance(value, float):
         return [f"{value:.4g}"]
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if isinstance(value, np.ndarray):
         return [f"{value.dtype} {tuple(value.shape)}"]
     said = "none" if value is None else value if isinstance(value, str) else repr(value)
     # What says a lot of itself, such as a network, can be asked.

@@ -44,7 +44,7 @@ class Split:
     Attributes:
         images: the static inputs, (N, …) of any shape, one sample after the other: a table
             (N, features), images (N, C, H, W). Floating point.
-        labels: class numbers from 0, (N,), int64.
+        labels: class numbers from 0, (N,), int64, on the device of the inputs.
 
     Raises:
         ValueError: inputs that are no numbers, or grey levels; labels that are no class numbers,
@@ -58,13 +58,11 @@ class Split:
 
     def __init__(self, images: Given, labels: Given) -> None:
         images, labels = _inputs(images), _numbers("labels", labels)
-        hint = ""
-        if images.dim() == 1 < labels.dim():
-            hint = "; the inputs come first, Split(inputs, labels)"
         if images.dim() < 2:
+            swapped = labels.dim() > 1
             raise ValueError(
-                f"images: expected a tensor (N, …), a row for every sample, got shape "
-                f"{tuple(images.shape)}{hint or '; one number a sample is (N, 1)'}"
+                f"images: expected a row for every sample, (N, …), got {tuple(images.shape)}; "
+                + ("they come first, then the labels" if swapped else "of one number each, (N, 1)")
             )
         labels = _class_numbers(labels, len(images))
         if len(labels) != len(images):
@@ -72,16 +70,10 @@ class Split:
             raise ValueError(
                 f"labels: expected as many as there are samples, {len(images)} in images of shape "
                 f"{tuple(images.shape)}, got {len(labels)}"
-                + "; samples are rows: give images.T"
-                * turned
-            )
-        if labels.device != images.device:
-            raise ValueError(
-                f"labels: expected them where the images are, on {images.device}, got "
-                f"{labels.device}"
+                + ("; samples are rows: give images.T" if turned else "")
             )
         object.__setattr__(self, "images", images)
-        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "labels", labels.to(images.device))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -156,11 +148,14 @@ def _numbers(name: str, given: Given) -> Tensor:
     return torch.tensor(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
 
 
-def _inputs(given: Given) -> Tensor:
-    """Static inputs, floating point."""
+def _require_floating(dtype: torch.dtype) -> None:
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating point type, got {dtype}")
+
+
+def _inputs(given: Given, dtype: torch.dtype | None = None) -> Tensor:
+    """Static inputs, floating point: of this type, or if not given of their own or the default."""
     inputs = _numbers("images", given)
-    if isinstance(given, Tensor) and given.is_floating_point():
-        return given
     if inputs.dtype == torch.uint8:
         raise ValueError(
             "images: expected floating point numbers, got torch.uint8; divide grey levels by the "
@@ -168,7 +163,9 @@ def _inputs(given: Given) -> Tensor:
         )
     if inputs.is_complex():
         raise ValueError(f"images: expected real numbers, got {inputs.dtype}")
-    return inputs.to(torch.get_default_dtype())
+    if dtype is None and isinstance(given, Tensor) and given.is_floating_point():
+        return given
+    return inputs.to(dtype or torch.get_default_dtype())
 
 
 def _class_numbers(labels: Tensor, samples: int) -> Tensor:
@@ -271,17 +268,20 @@ class Dataset:
             ValueError: as for :class:`Split` and :class:`Dataset`; or labels, and no ``classes``,
                 that leave out some of 0 to their largest.
         """
-        splits = []
-        for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
+
+        if dtype is not None:
+            _require_floating(dtype)
+
+        def split(part: str, x: Given, y: Given) -> Split:
             try:
-                split = Split(x, y)
+                return Split(_inputs(x, dtype).to(device), y)
             except ValueError as error:
                 raise ValueError(f"{name}, {part}: {error}") from None
-            images = split.images.to(device, dtype or split.images.dtype)
-            splits.append(Split(images, split.labels.to(device)))
+
+        train, test = split("train", x_train, y_train), split("test", x_test, y_test)
         if classes is None:
-            classes = _count(name, torch.cat([split.labels for split in splits]))
-        return cls(name, *splits, classes)
+            classes = _count(name, torch.cat([train.labels, test.labels]))
+        return cls(name, train, test, classes)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -388,8 +388,7 @@ def load_dataset(
             scikit-learn is missing (``digits``).
     """
     source: Source = DATASETS.load(name)
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype: expected a floating point type, got {dtype}")
+    _require_floating(dtype)
 
     def split(images: np.ndarray, labels: np.ndarray) -> Split:
         # The grey levels travel as bytes and are converted where they are to stay.

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import SupportsIndex
 
 from eqprop.networks.connections.connection import Connection, TiedConnection
 from eqprop.networks.connections.conv_pool import ConvPool, Pooling
@@ -13,24 +12,24 @@ from eqprop.networks.connections.untied import Untied
 __all__ = ["convolutional", "dense", "untied"]
 
 
-def dense(*sizes: int | Sequence[int]) -> list[TiedConnection]:
+def dense(inputs: int | Sequence[int], /, *sizes: int) -> list[TiedConnection]:
     """The dense connections of a chain of layers: ``dense(784, 512, 10)``, input side first.
 
     Args:
-        sizes: of the input and of every layer. That of the input may be its shape, which is
-            flattened: ``dense(data.input_shape, 512, data.classes)``.
+        inputs: the size of the input, or its shape, which is flattened:
+            ``dense(data.input_shape, 512, data.classes)``.
+        sizes: of every layer.
 
     Raises:
-        ValueError: fewer than two sizes, or one below 1.
+        ValueError: no layer, or a size below 1.
     """
-    if len(sizes) < 2:
+    if not sizes:
         raise ValueError(
             "dense: expected the sizes of the input and of a layer, as in dense(784, 512, 10), got "
-            f"{', '.join(map(str, sizes)) or 'none'}"
+            f"{inputs}"
         )
-    first, *others = sizes
-    size = first if isinstance(first, SupportsIndex) else math.prod(first)
-    return [Dense(lower, upper) for lower, upper in pairwise([size, *others])]
+    size = math.prod(inputs) if isinstance(inputs, Sequence) else inputs
+    return [Dense(lower, upper) for lower, upper in pairwise([size, *sizes])]
 
 
 def untied(connections: Sequence[TiedConnection], angle: float = 0.0) -> list[Connection]:
