@@ -2,6 +2,7 @@
 
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +18,8 @@ from eqprop.networks.connections.dense import Dense
 from eqprop.networks.layered import Updates
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
-from zoo import RHOS, chains
+from eqprop.networks.toy import ToyModel
+from zoo import RHOS, UserEnergy, UserPhi, chains
 
 
 class Obvious(PrimitiveModel):
@@ -268,6 +270,11 @@ def test_weights_start_as_those_of_a_linear_layer_of_torch() -> None:
         (lambda: ConvPool((1, 8, 8), 2, pooling="min"), "max, average.*'min'"),  # pyright: ignore[reportArgumentType]
         (lambda: Dense((3, 0), 2), "at least 1"),
         (lambda: Dense(8.0, 4), "whole numbers.*8.0"),  # pyright: ignore[reportArgumentType]
+        (lambda: Dense(8, True), "whole numbers.*True"),
+        (lambda: dense(784), r"as in dense\(784, 512, 10\), got 784"),
+        (lambda: dense([784, 512, 10]), r"as in dense\(784, 512, 10\), got \[784, 512, 10\]"),
+        (lambda: PrototypicalNetwork(dense(3, 4)).parameter_groups(0.1), "expected 1, .*0.1 alone"),  # pyright: ignore[reportArgumentType]
+        (lambda: ToyModel(hidden=2.5), "shapes: expected whole numbers, got 2.5"),  # pyright: ignore[reportArgumentType]
         (lambda: ConvPool(64, 4), "channels, height, width.*64"),  # pyright: ignore[reportArgumentType]
         (lambda: ConvPool((1, 8, 8), 2, (3, 3)), r"square.*\(3, 3\)"),  # pyright: ignore[reportArgumentType]
         (lambda: convolutional((1, 8, 8), (4, 4)), "hidden layer 2: .*at least 6×6.*got 2×2"),
@@ -281,6 +288,37 @@ def test_weights_start_as_those_of_a_linear_layer_of_torch() -> None:
 def test_a_network_that_cannot_be_is_refused(make_it, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_it()
+
+
+def test_sizes_may_be_those_of_numpy_and_the_input_a_shape() -> None:
+    labels = np.array([0, 1, 2])
+    network = PrototypicalNetwork(dense((2, 3), np.int64(5), labels.max() + 1))
+    assert network.shapes == ((5,), (3,))
+    assert all(type(size) is int for shape in network.shapes for size in shape)
+    assert network(torch.rand(4, 2, 3)).shape == (4, 3)
+    chain = convolutional(np.array([1, 8, 8]).tolist(), [np.int64(4)], 3, kernel=np.int64(3))  # pyright: ignore[reportArgumentType]
+    assert PrototypicalNetwork(chain).shapes == ((4, 3, 3), (3,))
+
+
+def test_a_printed_model_says_its_layers_rho_epsilon_clip_and_updates() -> None:
+    printed = {
+        "layers=[5, 3], ρ=tanh, ε=1, clip=none, updates=synchronous": PrototypicalNetwork(
+            dense(4, 5, 3), "tanh"
+        ),
+        "layers=[2×3×3, 3], ε=0.5, clip=[0, 1], updates=alternating, ρ=hard-sigmoid": (
+            RealTimeNetwork(
+                convolutional((1, 8, 8), (2,), 3, kernel=3),
+                "hard-sigmoid",
+                epsilon=0.5,
+                clip=(0, 1),
+                updates="alternating",
+            )
+        ),
+        "layers=[5, 3], ε=1, clip=none": UserPhi(),
+        "layers=[5, 3], ε=0.4, clip=none": UserEnergy(),
+    }
+    for said, model in printed.items():
+        assert said in str(model).splitlines()[1].strip()
 
 
 def test_something_that_is_no_activation_is_refused() -> None:

@@ -243,6 +243,11 @@ def test_training_images_are_shifted_as_far_as_asked() -> None:
     assert build_augmentation(experiment(), (1, 5, 5)) is None
     with pytest.raises(ConfigurationError, match="shift = 5: expected less than the 5 pixels"):
         build_augmentation(experiment(shift=5), (1, 5, 5))
+    assert build_augmentation(experiment(), (13,)) is None
+    with pytest.raises(
+        ConfigurationError, match=r"shift = 1: expected 0, .* \(13,\) are no images"
+    ):
+        build_augmentation(experiment(shift=1), (13,))
 
 
 def test_a_cosine_takes_the_learning_rates_to_zero() -> None:

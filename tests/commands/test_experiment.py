@@ -5,7 +5,9 @@ import pickle
 from dataclasses import Field, dataclass, fields
 from typing import Any, Literal, final
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,6 +83,64 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(
     assert message.startswith(f"{name} = {value}: expected ")
     assert allowed in message
     assert "\n" not in message
+
+
+def test_settings_may_be_given_as_numpy_and_lists_have_them() -> None:
+    found = Experiment(
+        hidden=[512, np.int64(256)],  # pyright: ignore[reportArgumentType]
+        kernel=np.array([3]),  # pyright: ignore[reportArgumentType]
+        learning_rates=torch.tensor([1, 0.5, 0.25]),  # pyright: ignore[reportArgumentType]
+        beta=1,
+        epsilon=np.float32(0.5),  # pyright: ignore[reportArgumentType]
+        clip=np.bool_(False),  # pyright: ignore[reportArgumentType]
+        tolerance=None,
+        weight_angle=np.int8(45),  # pyright: ignore[reportArgumentType]
+        epochs=np.uint8(3),  # pyright: ignore[reportArgumentType]
+        padding=range(1),  # pyright: ignore[reportArgumentType]
+    )
+    same = Experiment(
+        hidden=(512, 256),
+        kernel=(3,),
+        learning_rates=(1.0, 0.5, 0.25),
+        beta=1.0,
+        epsilon=0.5,
+        clip=False,
+        weight_angle=45.0,
+        epochs=3,
+        padding=(0,),
+    )
+    assert repr(found) == repr(same), "and all are of Python's own types"
+    assert Experiment.stored(found.to_json()) == same
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": 512}, "hidden = 512: expected a list of whole numbers, got int"),
+        ({"hidden": "512"}, "hidden = 512: expected a list of whole numbers, got str"),
+        ({"hidden": ["512"]}, "hidden = 512: expected whole numbers, got str"),
+        ({"hidden": [[512]]}, "hidden = [512]: expected whole numbers, got list"),
+        ({"hidden": {512}}, "hidden = {512}: expected a list of whole numbers, got set"),
+        ({"hidden": [512.0]}, "hidden = 512.0: expected whole numbers, got float"),
+        ({"epochs": 3.0}, "epochs = 3.0: expected a whole number, got float"),
+        ({"epochs": np.array([3])}, "epochs = 3: expected a whole number, got list"),
+        ({"epochs": True}, "epochs = True: expected a whole number, got bool"),
+        ({"beta": "1"}, "beta = 1: expected a number, got str"),
+        ({"beta": None}, "beta = None: expected a number, got none"),
+        ({"tolerance": "none"}, "tolerance = none: expected a number, or none, got str"),
+        ({"updates": 1}, "updates = 1: expected one of synchronous, alternating, got int"),
+        ({"updates": "x"}, "updates = x: expected one of synchronous, alternating"),
+    ],
+    ids=str,
+)
+def test_a_setting_of_another_type_is_refused_with_its_type(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError) as made:
+        Experiment(**settings)
+    with pytest.raises(ConfigurationError) as changed:
+        Experiment().override(settings)
+    assert str(made.value) == str(changed.value) == message
 
 
 @given(

@@ -218,6 +218,35 @@ def test_a_data_set_that_is_added_gives_the_network_its_shape_and_is_learnt(
     assert json.loads(printed(capsys, "bench", "mine", "--json"))[0]["preset"] == "mine"
 
 
+def rows(_: str | Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A table of five features, of either sign, the largest of which is the class."""
+    labels = np.arange(60) % 3
+    table = np.random.RandomState(0).uniform(-2, 1, (60, 5))
+    table[np.arange(60), labels] = 4
+    return table, labels, table[:12], labels[:12]
+
+
+def test_a_table_that_is_added_is_learnt_evaluated_drawn_and_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DATASETS.add("rows", Source((5,), 3, 4, rows))
+    words = ["train", "--dataset", "rows", "--hidden", "8", "--epochs", "40", "--out", "r"]
+    assert json.loads(printed(capsys, *words, "--json"))["test_error"] == 0
+    assert printed(capsys, "evaluate", "r")
+    assert main(["show", "r"]) == 0
+    assert {path.name for path in Path("r/pictures").iterdir()} >= {"kernels.png", "states.png"}
+    assert main(["theorem", "r", "--out", "t", "--batch-size", "10"]) == 0
+    assert main([*words[:-1], "s", "--shift", "1"]) == 2
+    assert "shift = 1: expected 0, as inputs of shape (5,)" in capsys.readouterr().err
+    assert main([*words[:-1], "s", "--channels", "4", "--learning-rates", "1", "1", "1"]) == 2
+    assert "expected a lower layer of shape (channels, height, width)" in capsys.readouterr().err
+    monkeypatch.setitem(PRESETS, "mine", Preset("mine", Experiment(dataset="rows", hidden=(8,))))
+    monkeypatch.setattr(
+        runs, "time_batch", lambda *given: runs.time_batch_here(*given, seconds=0.01)
+    )
+    assert json.loads(printed(capsys, "bench", "mine", "--json"))[0]["preset"] == "mine"
+
+
 def test_a_preset_is_an_entry_or_a_file(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

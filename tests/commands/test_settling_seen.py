@@ -264,6 +264,16 @@ def test_steps_that_differ_are_drawn_mean_and_most(draw: Callable[..., Figure]) 
     }
 
 
+def test_angles_are_named_after_the_layers_that_their_weights_lead_to(
+    draw: Callable[..., Figure],
+) -> None:
+    _, angles = draw({**FIXED, "weight_angles": (10.0, 20.0)}).axes
+    assert [str(line.get_label()) for line in angles.lines] == [
+        "weights of hidden layer 2, last 10.0°",
+        "weights of output layer, last 20.0°",
+    ]
+
+
 def test_without_nudged_phases_none_are_drawn(draw: Callable[..., Figure]) -> None:
     epoch = {**SETTLED, "nudged_steps": None, "most_nudged_steps": None}
     _, steps = draw(epoch, epoch).axes

@@ -223,6 +223,20 @@ def test_every_weight_stands_where_its_pixel_is() -> None:
             assert found.images[place, 0, row, column] == pixel.double()
 
 
+@pytest.mark.parametrize(
+    ("shape", "image"),
+    [((12,), (1, 1, 12)), ((3, 4), (1, 3, 4)), ((2, 2, 3, 1), (4, 3, 1))],
+    ids=str,
+)
+def test_the_weights_of_what_is_no_image_are_laid_out_as_it_is(
+    shape: tuple[int, ...], image: tuple[int, ...]
+) -> None:
+    network = PrototypicalNetwork(dense(12, 7, 5))
+    (found,) = weight_images(network, shape)
+    weight = network.chain[0].get_parameter("weight").detach()
+    assert torch.equal(found.images, weight.double().view(7, *image))
+
+
 def test_convolutions_above_the_first_have_a_kernel_for_every_pair_of_channels() -> None:
     first = ConvPool((1, 28, 28), 40, 5)
     second = ConvPool(first.upper_shape, 50, 3)

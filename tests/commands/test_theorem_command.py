@@ -713,3 +713,30 @@ def test_a_folder_of_any_name_is_looked_at(tmp_path: Path) -> None:
     assert main(["train", *quick, "--out", str(folder)]) == 0
     metrics = run(tmp_path / "out", "theorem", str(folder))
     assert metrics["of"] == "a$b^$c é"
+
+
+def test_people_read_whose_weights_they_are_and_metrics_how_torch_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: set[str] = set()
+
+    def collect(figure: Any, *_: Any, **__: Any) -> None:
+        for axes in figure.axes:
+            labels = (axes.get_ylabel(), *(label.get_text() for label in axes.get_xticklabels()))
+            said.update(label.replace("\n", " ") for label in labels)
+
+    monkeypatch.setattr("eqprop.pictures.theorem.write_png", collect)
+    few = ["--free-steps", "30", "--nudged-steps", "5", "--batches", "1", "--batch-size", "3"]
+    metrics = run(tmp_path / "out", "theorem", "digits", *few, "--betas", "0.1")
+    people = {
+        f"{what} of {layer}"
+        for what in ("weight", "bias")
+        for layer in ("hidden layer 1", "output layer")
+    }
+    printed = capsys.readouterr().out
+    assert all(f"  {name}  " in printed for name in people)
+    assert people <= said
+    assert not any("connection" in text for text in (printed, *said))
+    assert metrics["parameters"].keys() == {
+        f"connections.{index}.{what}" for index in (0, 1) for what in ("weight", "bias")
+    }

@@ -7,6 +7,7 @@ import struct
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_the_length_of_a_split_is_its_number_of_samples() -> None:
 @pytest.mark.parametrize(
     ("images", "labels"),
     [
-        (torch.zeros(3, 4, 4), torch.zeros(3, dtype=torch.int64)),
+        (torch.zeros(3), torch.zeros(3, dtype=torch.int64)),
         (torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)),
         (torch.zeros(3, 1, 4, 4), torch.zeros(2, dtype=torch.int64)),
         (torch.zeros(3, 1, 4, 4), torch.zeros(3, 10, dtype=torch.int64)),
@@ -121,6 +122,204 @@ def test_a_split_refuses_what_is_not_images_and_labels(
 ) -> None:
     with pytest.raises(ValueError, match=r"expected .*, got "):
         Split(images, labels)
+
+
+# Data of one's own
+
+
+LABELS = np.array([0, 1, 2, 1, 0, 2])
+TABLE = np.random.RandomState(0).rand(6, 4)
+
+
+class Column:
+    """What pandas has: no array, but numpy makes one of it."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.values if dtype is None else self.values.astype(dtype)
+
+
+@pytest.mark.parametrize("shape", [(1,), (13,), (8, 8), (3, 4, 4), (2, 3, 4, 5)], ids=str)
+def test_inputs_may_have_any_shape(shape: tuple[int, ...]) -> None:
+    inputs = torch.rand(6, *shape)
+    data = Dataset.from_arrays(inputs, LABELS, inputs, LABELS)
+    assert data.input_shape == shape
+    (x, labels), _ = data.train.batches(4)
+    assert torch.equal(x, inputs[:4])
+    assert labels.tolist() == LABELS[:4].tolist()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [TABLE, TABLE.astype(np.float32), TABLE.tolist(), Column(TABLE)],
+    ids=lambda of: type(of).__name__,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_numbers_that_are_no_tensor_become_one_of_the_type_networks_are_made_of(
+    given: Any, dtype: torch.dtype
+) -> None:
+    try:
+        torch.set_default_dtype(dtype)
+        split = Split(given, Column(LABELS))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert split.images.dtype == dtype
+    torch.testing.assert_close(split.images.double(), torch.tensor(TABLE), rtol=1e-6, atol=0)
+    assert split.labels.tolist() == LABELS.tolist()
+
+
+def test_floating_point_tensors_stay_what_they_are() -> None:
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        inputs = torch.tensor(TABLE, dtype=dtype)
+        assert Split(inputs, LABELS).images is inputs
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint16", "int64", ">i4"])
+def test_labels_may_be_whole_numbers_of_any_type(dtype: str) -> None:
+    for labels in (LABELS.astype(dtype), LABELS.astype(dtype)[:, None]):
+        split = Split(TABLE, labels)
+        assert split.labels.dtype == torch.int64
+        assert split.labels.tolist() == LABELS.tolist()
+
+
+def test_false_and_true_are_two_classes() -> None:
+    assert Split(TABLE, LABELS > 1).labels.tolist() == [0, 0, 1, 0, 0, 1]
+
+
+def test_whole_numbers_and_truth_values_are_inputs_as_they_stand() -> None:
+    for inputs in ([[0, 1], [1, 0]], np.eye(2, dtype=bool)[::-1], torch.tensor([[0, 1], [1, 0]])):
+        split = Split(inputs, [0, 1])
+        assert split.images.dtype == torch.float32
+        assert split.images.tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_split_is_not_changed_by_what_is_later_written_into_the_arrays() -> None:
+    table, labels = TABLE.astype(np.float32), LABELS.copy()
+    split = Split(table, labels)
+    table[:], labels[:] = 7, 7
+    torch.testing.assert_close(split.images, torch.tensor(TABLE, dtype=torch.float32))
+    assert split.labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_may_be_read_only_or_turned_round() -> None:
+    table, labels = TABLE.copy(), LABELS.copy()
+    table.flags.writeable = labels.flags.writeable = False
+    split = Split(table[::-1], labels[::-1])
+    assert split.images.double()[0] == pytest.approx(TABLE[5])
+    assert split.labels.tolist() == LABELS[::-1].tolist()
+
+
+GREY = np.zeros((6, 8, 8), np.uint8)
+NAMES = np.array(["ant", "bee", "cat"])[LABELS]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (GREY, LABELS, "images: expected floating .* got torch.uint8; .* as in images / 255"),
+        (torch.tensor(GREY), LABELS, "images: expected floating .* got torch.uint8; .* / 255"),
+        (TABLE.T, LABELS, r"labels: expected as many .* 4 .*\(4, 6\), got 6; .* give images.T"),
+        (TABLE[:5], LABELS, "labels: expected as many as there are samples, 5 .*, got 6$"),
+        (TABLE[:, 0], LABELS, r"images: .* \(N, …\), got \(6,\); of one number each, \(N, 1\)"),
+        (LABELS, TABLE, "images: .*; they come first, then the labels"),
+        (TABLE, np.eye(3)[LABELS], r"labels: .* of shape \(6, 3\); of one-hot .* labels.argmax"),
+        (TABLE, TABLE, r"labels: .* got torch.float64 of shape \(6, 4\); inputs come before them"),
+        (TABLE, LABELS / 2, "labels: .* class numbers .* got torch.float64; .*regression"),
+        (TABLE, NAMES, r"labels: expected numbers, got text \('ant', …\); .* numpy.unique"),
+        (TABLE, NAMES.astype(object), r"labels: expected numbers, got text \('ant', …\)"),
+        ([[1, 2], [3]], [0, 1], "images: expected rows of one length"),
+        ([["1", "2"]], [0], "images: expected numbers, got text .*'1'"),
+        (TABLE.astype(complex), LABELS, "images: expected numbers, got complex128"),
+        (None, LABELS, "images: expected numbers, got object"),
+    ],
+)  # fmt: skip
+def test_what_is_no_input_or_no_class_is_refused_with_what_to_do(
+    images: Any, labels: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said) as refused:
+        Split(images, labels)
+    assert "\n" not in str(refused.value)
+
+
+def test_classes_are_counted_in_both_splits() -> None:
+    data = Dataset.from_arrays(TABLE, LABELS % 2, TABLE, LABELS, name="mine")
+    assert (data.name, data.classes) == ("mine", 3)
+    assert Dataset.from_arrays(TABLE, LABELS, TABLE, LABELS, classes=5).classes == 5
+
+
+def test_arrays_become_a_data_set_of_the_type_asked_for_without_rounding() -> None:
+    data = Dataset.from_arrays(TABLE, LABELS, TABLE, LABELS, dtype=torch.float64)
+    assert torch.equal(data.test.images, torch.tensor(TABLE))
+    data = Dataset.from_arrays(TABLE, LABELS, TABLE, LABELS, classes=3, device="meta")
+    assert data.train.images.is_meta
+    assert data.train.labels.is_meta
+    with pytest.raises(ValueError, match="dtype: expected a floating point type"):
+        Dataset.from_arrays(TABLE, LABELS, TABLE, LABELS, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "said"),
+    [
+        (LABELS + 1, None, "from 0 to 3, .* none of class 0; .* numpy.unique"),
+        (LABELS + 1, 3, "train: expected labels from 0 to 2, got 3 .*; they count from 1"),
+        (2 * LABELS, None, "from 0 to 4, each of them somewhere, got none of class 1"),
+        (LABELS - 1, None, "train: expected labels from 0 to 1, got -1 for sample 0$"),
+        (LABELS, 2, "train: expected labels from 0 to 1, got 2 for sample 2$"),
+        (LABELS / 2, None, "train: labels: expected class numbers"),
+    ],
+)
+def test_labels_that_are_not_counted_from_0_are_refused(
+    labels: np.ndarray, classes: int | None, said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^mine[:,] .*{said}"):
+        Dataset.from_arrays(TABLE, labels, TABLE, labels, name="mine", classes=classes)
+
+
+def test_a_data_set_made_in_another_order_is_refused_with_the_right_one() -> None:
+    split = Split(TABLE, LABELS)
+    wrong: list[tuple[Any, ...]] = [
+        (split, split, 3, "mine"),
+        ("mine", (TABLE, LABELS), (TABLE, LABELS), 3),
+        ("mine", split, split, 3.0),
+        ("mine", split, split, True),
+    ]
+    for arguments in wrong:
+        with pytest.raises(TypeError, match=r"expected .*Dataset\(name, train, test, classes\)"):
+            Dataset(*arguments)
+    assert type(Dataset("mine", split, split, np.int64(3)).classes) is int  # pyright: ignore[reportArgumentType]
+    # In the order in which scikit-learn splits.
+    with pytest.raises(ValueError, match="data, train: labels: .*inputs come before them"):
+        Dataset.from_arrays(TABLE, TABLE, LABELS, LABELS)
+
+
+def test_mini_batches_of_what_is_no_number_are_refused_at_once() -> None:
+    split: Any = Split(TABLE, LABELS)
+    with pytest.raises(TypeError, match=r"batch_size: expected a whole number, got 2\.0"):
+        split.batches(2.0)
+    with pytest.raises(TypeError, match="generator: expected one of torch, .* got int"):
+        split.batches(2, 0)
+
+
+def test_a_data_set_is_not_taken_for_one_of_its_splits() -> None:
+    data: Any = Dataset.from_arrays(TABLE, LABELS, TABLE, LABELS)
+    model = PrototypicalNetwork(dense(4, 5, 3))
+    with pytest.raises(TypeError, match="expected a Split, got Dataset; .* its train and its test"):
+        evaluate(model, data, 3)
+    with pytest.raises(TypeError, match="model: expected a ConvergentModel, got Split"):
+        evaluate(data.test, model, 3)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_split_does_not_fit_a_network_of_fewer_outputs_or_of_another_type() -> None:
+    split = Split(TABLE, LABELS)
+    with pytest.raises(ValueError, match="for a network of 2 output units: .* got 2 for sample 2"):
+        evaluate(PrototypicalNetwork(dense(4, 5, 2)), split, 3)
+    with pytest.raises(TypeError, match="images: expected torch.float64, as the parameters are"):
+        evaluate(PrototypicalNetwork(dense(4, 5, 3)).double(), split, 3)
+    with pytest.raises(ValueError, match=r"x: expected samples of shape \(9,\), got \(4,\)"):
+        evaluate(PrototypicalNetwork(dense(9, 5, 3)), split, 3)
 
 
 def whole(**changes: tuple[int, torch.Tensor]) -> Dataset:
@@ -144,9 +343,9 @@ def with_pixel(value: float) -> torch.Tensor:
     [
         (1, torch.tensor([0, 1, 2, -1, 0, 1, 2, -1]), "labels from 0 to 3, got -1 for sample 3"),
         (1, torch.tensor([0, 1, 2, 3, 0, 1, 4, 3]), "labels from 0 to 3, got 4 for sample 6"),
-        (0, with_pixel(float("nan")), "finite pixels, got some that are not in sample 5"),
-        (0, with_pixel(float("inf")), "finite pixels, got some that are not in sample 5"),
-        (0, with_pixel(float("-inf")), "finite pixels, got some that are not in sample 5"),
+        (0, with_pixel(float("nan")), "finite inputs, got some that are not in sample 5"),
+        (0, with_pixel(float("inf")), "finite inputs, got some that are not in sample 5"),
+        (0, with_pixel(float("-inf")), "finite inputs, got some that are not in sample 5"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused_with_its_split_and_sample(
@@ -331,6 +530,7 @@ def test_a_dtype_without_fractions_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_target_is_one_at_the_label_and_zero_elsewhere(dtype: torch.dtype) -> None:
-    targets = one_hot(torch.tensor([2, 0]), 4, dtype)
-    assert targets.dtype == dtype
-    assert targets.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    for labels in (torch.tensor([2, 0]), np.array([2, 0], np.uint8), [2, 0]):
+        targets = one_hot(labels, 4, dtype)
+        assert targets.dtype == dtype
+        assert targets.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]

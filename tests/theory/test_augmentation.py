@@ -1,5 +1,6 @@
 """Random shifts move images, whole pixels at a time, and nothing else."""
 
+import pytest
 import torch
 
 from eqprop.data.augmentation import random_shift
@@ -37,3 +38,9 @@ def test_the_same_generator_gives_the_same_shifts() -> None:
         random_shift(images, torch.Generator().manual_seed(3), pixels=2) for _ in range(2)
     )
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("shape", [(5, 13), (5, 8, 8)], ids=str)
+def test_what_is_no_image_is_not_moved(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"random_shift: expected images \(B, C, H, W\)"):
+        random_shift(torch.rand(shape), torch.Generator(), pixels=1)

@@ -309,3 +309,53 @@ def test_what_one_may_do_with_a_module_is_what_the_page_says(operation: str) -> 
 @pytest.mark.exhaustive
 def test_the_page_of_what_one_may_do_with_a_module_is_true() -> None:
     assert PAGE.read_text(encoding="utf-8") == table()
+
+
+class Constant(VectorFieldModel):
+    """Where it goes is its drive, which depends on a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__([3])
+        self.weight = nn.Parameter(torch.rand(4, 3))
+
+    def drive(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+    def field(self, drive: Tensor, state: State) -> State:
+        return (drive,)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("makes", [lambda: drawn("layered"), Constant], ids=["layered", "constant"])
+def test_what_an_estimator_gives_back_can_be_looked_at_with_numpy(
+    makes: Callable[[], ConvergentModel], estimator: str, batch: Batch
+) -> None:
+    model = makes()
+    estimate = ESTIMATORS[estimator](model)(model, batch[0].float(), batch[1].float())
+    for phase in (estimate.free, *estimate.nudged):
+        for of in (*phase.state, phase.steps, phase.moved):
+            assert of.numpy().shape == of.shape
+
+
+def test_without_gradients_every_state_can_be_looked_at_with_numpy(batch: Batch) -> None:
+    model = Constant()
+    for tolerance in (None, 0.1):
+        with torch.no_grad():
+            assert relax(model, batch[0].float(), 3, tolerance=tolerance).state[0].numpy().any()
+
+
+def test_an_input_that_is_no_tensor_or_of_another_type_is_refused_in_words(batch: Batch) -> None:
+    model = drawn("layered")
+    wrong = {
+        r"x: expected a tensor, got ndarray; .* torch.tensor\(x": batch[0].numpy(),
+        r"x: expected torch.float32, .* x.to\(torch.float32\)": batch[0],
+        "x: expected floating point numbers, got torch.uint8; .* x / 255": batch[0].byte(),
+    }
+    for said, x in wrong.items():
+        for look in (model, partial(relax, model, steps=3)):
+            with pytest.raises(TypeError, match=said):
+                look(x)
+    with pytest.raises(TypeError, match="x: expected it on cpu, as the parameters are, got it on"):
+        relax(model, batch[0].float().to("meta"), 3)
+    with pytest.raises(TypeError, match="model: expected a ConvergentModel, got Tensor"):
+        relax(batch[0], model, 3)  # pyright: ignore[reportArgumentType]

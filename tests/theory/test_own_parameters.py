@@ -96,7 +96,7 @@ def test_the_response_is_the_derivative_of_what_a_layer_sends() -> None:
 
 def test_a_parameter_that_the_learning_rule_would_pass_over_is_refused(batch: Batch) -> None:
     model = Leaky().double()
-    with pytest.raises(ValueError, match=r"^leak: expected a parameter .* freeze it"):
+    with pytest.raises(ValueError, match=r"^parameter leak: expected one .* freeze it"):
         EquilibriumPropagation(10, 10, 0.1)(model, *batch)
     model.leak.requires_grad_(False)
     EquilibriumPropagation(10, 10, 0.1)(model, *batch)

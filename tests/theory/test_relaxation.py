@@ -162,6 +162,7 @@ def test_a_cost_of_ones_own_needs_no_gradient_written() -> None:
         ({"steps": 3, "tolerance": float("inf")}, "tolerance: expected a finite number >= 0"),
         ({"steps": 3, "tolerance": 1.0, "least": 0}, "least: expected at least 1 transition"),
         ({"steps": 3, "check_every": 0}, "check_every"),
+        ({"steps": 3.0}, "steps: expected whole numbers, got 3.0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:

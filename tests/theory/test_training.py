@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from eqprop.networks.connections.chains import dense
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.training.checkpoint import Checkpoint
 from eqprop.training.evaluation import evaluate, predict
+from eqprop.training.fitting import require_trainable
 from eqprop.training.loop import Running, train
 
 
@@ -439,3 +441,61 @@ def test_training_starts_where_it_is_told_to() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     found = train(model, Pushing(), optimizer, data, epochs=5, done=3)
     assert [m.epoch for m in found] == [4, 5]
+
+
+# What does not fit
+
+
+def table(classes: int = 3) -> Dataset:
+    """A table of 6 features; the class is which of the first is the largest."""
+    x = np.random.RandomState(0).rand(300, 6)
+    y = x[:, :classes].argmax(1)
+    return Dataset.from_arrays(x[:200], y[:200], x[200:], y[200:], name="table")
+
+
+def test_a_table_is_learnt_from_arrays() -> None:
+    data = table()
+    torch.manual_seed(0)
+    model = PrototypicalNetwork(dense(data.input_shape, 16, data.classes))
+    estimator = EquilibriumPropagation(20, 8, 0.5, nudging="symmetric")
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    *_, last = train(model, estimator, optimizer, data, epochs=10)
+    assert last.test_error < 15, "of 67 by chance"
+
+
+def test_what_cannot_be_trained_is_refused_in_words() -> None:
+    data, model = table(), PrototypicalNetwork(dense(6, 3))
+    ep, sgd = EquilibriumPropagation(4, 2, 0.5), torch.optim.SGD(model.parameters(), 0.1)
+    require_trainable(model, ep, sgd, data)
+    require_trainable(torch.compile(model), ep, sgd, data)
+    two, four = (PrototypicalNetwork(dense(6, units)) for units in (2, 4))
+    others = torch.optim.SGD(two.parameters(), 0.1)
+    for error, said, given in (
+        (
+            ValueError,
+            "output layer of 3 units, one for every class of table, got one of 2",
+            (two, ep, others, data),
+        ),
+        (ValueError, "output layer of 3 units, .* got one of 4", (four, ep, others, data)),
+        (
+            ValueError,
+            "optimizer: expected one of the model's parameters",
+            (model, ep, others, data),
+        ),
+        (
+            TypeError,
+            "images: expected torch.float64, as the",
+            (PrototypicalNetwork(dense(6, 3)).double(), ep, sgd, data),
+        ),
+        (
+            TypeError,
+            "model: expected a ConvergentModel, got Linear",
+            (nn.Linear(6, 3), ep, sgd, data),
+        ),
+        (TypeError, "estimator: .* got SGD; the order is model, est", (model, sgd, ep, data)),
+        (TypeError, "estimator: .* got the class EquilibriumProp", (model, type(ep), sgd, data)),
+        (TypeError, "optimizer: .* got Dataset", (model, ep, data, sgd)),
+        (TypeError, "data: expected a Dataset, .* got Split", (model, ep, sgd, data.train)),
+    ):
+        with pytest.raises(error, match=said):
+            require_trainable(*given)

@@ -350,7 +350,9 @@ def test_a_layer_learns_both_its_weights_at_its_rate_and_messages_name_them() ->
         (0.1, 3),
     ]
     name = "connections.2.backward_weight"
+    assert network.parameter_label(name) == "backward weight of output layer"
     assert network.parameter_name(name) == f"the backward weight of output layer ({name})"
+    assert network.parameter_label("connections.1.upward.bias") == "bias of hidden layer 2"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ Source: Ernoult et al., https://arxiv.org/abs/1905.13633.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Self, final
 
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from eqprop.analysis.held import Holding
 from eqprop.analysis.processes import Process
+from eqprop.summary import summary
 
 __all__ = [
     "Agreement",
@@ -89,7 +90,9 @@ class Agreements:
     """
 
     overall: Agreement
-    at: tuple[Agreement, ...]
+    at: tuple[Agreement, ...] = field(repr=False)
+
+    __repr__ = summary
 
 
 @final
@@ -133,6 +136,8 @@ class Premise:
     holding: Holding = ""
     held: tuple[float, ...] = ()
     crossed: tuple[float, ...] = ()
+
+    __repr__ = summary
 
     @property
     def holds(self) -> bool:
@@ -226,6 +231,8 @@ class Comparison:
     premise: Premise
     unheld: Agreements
 
+    __repr__ = summary
+
 
 @torch.no_grad()
 def compare(ep: Process, bptt: Process) -> Comparison:
@@ -287,6 +294,8 @@ class Average:
     mean: Comparison
     spread: Comparison
     batches: int
+
+    __repr__ = summary
 
 
 def average(comparisons: Sequence[Comparison]) -> Average:

@@ -20,6 +20,7 @@ from eqprop.core.nudging import Nudge
 from eqprop.core.phases import nudged_phase, relax
 from eqprop.core.stepping import movement, trajectory, transitions
 from eqprop.data.dataset import Split
+from eqprop.summary import summary
 
 __all__ = [
     "ErrorByStep",
@@ -57,6 +58,8 @@ class Phases:
     symmetric: bool
     residual: float
 
+    __repr__ = summary
+
 
 @final
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class ResidualByStep:
     median: tuple[tuple[float, ...], ...]
     worst: tuple[tuple[float, ...], ...]
     samples: int
+
+    __repr__ = summary
 
 
 @final
@@ -94,6 +99,8 @@ class ErrorByStep:
     median: tuple[float, ...]
     worst: tuple[float, ...]
     samples: int
+
+    __repr__ = summary
 
 
 def step_counts(free_steps: int) -> tuple[int, ...]:

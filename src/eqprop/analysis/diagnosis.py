@@ -7,7 +7,7 @@ be drawn; everything else becomes figures at once, so that memory holds two proc
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any, Literal, final
 
@@ -34,6 +34,7 @@ from eqprop.analysis.processes import (
 from eqprop.core.costs import Cost
 from eqprop.core.models import ConvergentModel
 from eqprop.core.nudging import require_beta
+from eqprop.summary import summary
 
 __all__ = [
     "BetaCurve",
@@ -91,6 +92,8 @@ class Trace:
     bptt: Tensor
     ep: tuple[Tensor, ...]
 
+    __repr__ = summary
+
 
 @final
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class BetaCurve:
     parameters: tuple[float, ...]
     holds: tuple[bool, ...]
     steady: tuple[bool, ...]
+
+    __repr__ = summary
 
     def slope(self, errors: Sequence[float]) -> float:
         """d log error / d log β by least squares, over the β for which the free phase was steady.
@@ -156,6 +161,7 @@ class Diagnosis:
         by_eta: the comparison for each of them.
         curve: the error against β.
         states, parameters: what to draw, of the first mini-batch.
+        labels: what tables and figures call the parameters, by name.
     """
 
     conditions: Conditions
@@ -165,6 +171,9 @@ class Diagnosis:
     curve: BetaCurve
     states: tuple[Trace, ...]
     parameters: tuple[Trace, ...]
+    labels: Mapping[str, str] = field(repr=False)
+
+    __repr__ = summary
 
     @property
     def premise(self) -> Premise:
@@ -179,6 +188,8 @@ class Cell:
 
     settings: Mapping[str, float]
     average: Average
+
+    __repr__ = summary
 
 
 def diagnose(
@@ -257,6 +268,7 @@ def diagnose(
         ),
         states,
         parameters,
+        {name: model.parameter_label(name) for name, _ in model.named_parameters()},
     )
 
 

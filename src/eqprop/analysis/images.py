@@ -5,6 +5,7 @@ of every unit laid out as the input is. So are the convolutions above it, with a
 pair of an upper with a lower channel. Dense weights higher up connect no places, and are left out.
 """
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -15,6 +16,7 @@ from eqprop.networks.connections.conv_pool import ConvPool
 from eqprop.networks.connections.dense import Dense
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
+from eqprop.summary import summary
 
 __all__ = ["WeightImages", "evenly", "weight_images"]
 
@@ -46,22 +48,28 @@ class WeightImages:
     lower: tuple[int, ...]
     size: tuple[int, int]
 
+    __repr__ = summary
+
 
 def weight_images(
-    network: LayeredNetwork, input_shape: tuple[int, int, int]
+    network: LayeredNetwork, input_shape: tuple[int, ...]
 ) -> tuple[WeightImages, ...]:
     """The images of the first connection, then those of the convolutions above it.
 
     Args:
-        input_shape: (C, H, W).
+        input_shape: (C, H, W) of images; the features of a table make an image one pixel high.
     """
     found = []
+    *channels, height, width = (*[1] * (3 - len(input_shape)), *input_shape)
     for index, connection in enumerate(network.chain):
         forward = connection.upward if isinstance(connection, Untied) else connection
         if isinstance(forward, ConvPool):
             kind, weight = "channels", forward.weight.detach()
         elif isinstance(forward, Dense) and index == 0:
-            kind, weight = "units", forward.weight.detach().unflatten(1, input_shape)
+            kind, weight = (
+                "units",
+                forward.weight.detach().unflatten(1, (math.prod(channels), height, width)),
+            )
         else:
             continue
         size = (weight.shape[0], weight.shape[1])

@@ -43,6 +43,7 @@ from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import relax
 from eqprop.core.stand_in import standing_in
 from eqprop.core.stepping import movement, require_finite, transitions
+from eqprop.summary import summary
 
 __all__ = [
     "FreePhase",
@@ -87,6 +88,8 @@ class FreePhase:
     in_turn: bool
     holding: Holding = ""
     held: State = ()
+
+    __repr__ = summary
 
 
 @torch.no_grad()
@@ -154,6 +157,8 @@ class Process:
     beta: float
     epsilon: float
     crossed: tuple[float, ...] = ()
+
+    __repr__ = summary
 
     @property
     def total(self) -> dict[str, Tensor]:

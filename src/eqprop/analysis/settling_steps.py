@@ -34,6 +34,7 @@ from eqprop.core.phases import (
     require_tolerance,
 )
 from eqprop.core.settling import Relaxation, two_cycles
+from eqprop.summary import summary
 
 __all__ = ["PhaseSteps", "SettlingSteps", "settling_steps"]
 
@@ -54,6 +55,8 @@ class PhaseSteps:
     steps: Tensor
     most: int
     cycling: int
+
+    __repr__ = summary
 
     def within(self, steps: int) -> float:
         """The share of the samples, 0 to 1, that come to rest within so many transitions."""
@@ -112,6 +115,8 @@ class SettlingSteps:
     free: PhaseSteps
     nudged: tuple[PhaseSteps, ...]
     in_turn: bool
+
+    __repr__ = summary
 
     @property
     def free_steps(self) -> int | None:

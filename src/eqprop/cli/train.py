@@ -92,7 +92,7 @@ def add(commands: Any) -> None:
     group.add_argument(
         "--tensorboard",
         action="store_true",
-        help="write TensorBoard events too (needs eqprop[tensorboard])",
+        help="write TensorBoard events too (needs the package tensorboard)",
     )
     heading = "default: as in the preset (`eqprop presets`)"
     add_options(parser, Experiment, default="digits: {}", heading=heading)
@@ -355,6 +355,6 @@ def _event_writer() -> Any:
     except ImportError:
         raise UsageError(
             "--tensorboard: expected the tensorboard package, found none; "
-            "install it with: pip install 'eqprop[tensorboard]'"
+            "install it with: pip install tensorboard"
         ) from None
     return SummaryWriter

@@ -7,6 +7,8 @@ from .activations import as_activation as as_activation
 from .costs import Cost as Cost
 from .costs import SquaredError as SquaredError
 from .costs import require_per_sample as require_per_sample
+from .fitting import require_input as require_input
+from .fitting import require_model as require_model
 from .models import ConvergentModel as ConvergentModel
 from .models import EnergyModel as EnergyModel
 from .models import LearningRule as LearningRule
@@ -30,6 +32,7 @@ from .powers import Telescope as Telescope
 from .settling import Relaxation as Relaxation
 from .settling import settle as settle
 from .settling import two_cycles as two_cycles
+from .sizes import require_whole as require_whole
 from .stand_in import standing_in as standing_in
 from .stepping import NonFiniteError as NonFiniteError
 from .stepping import movement as movement

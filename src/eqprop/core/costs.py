@@ -36,6 +36,9 @@ class Cost(ABC):
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """ℓ for every sample: ``output`` and ``target`` (B, …) give (B,)."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def gradient(self, output: Tensor, target: Tensor) -> Tensor:
         """∂ℓ/∂ŷ for every sample, shaped like ``output``.
 

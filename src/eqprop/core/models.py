@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from eqprop.core.activations import Rho, as_activation
 from eqprop.core.costs import require_per_sample
 from eqprop.core.derivative import derivative
+from eqprop.core.sizes import require_whole
 
 __all__ = [
     "ConvergentModel",
@@ -88,7 +89,9 @@ class ConvergentModel(nn.Module, ABC):
         clip: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        self.shapes = tuple((s,) if isinstance(s, int) else tuple(s) for s in shapes)
+        self.shapes = tuple(
+            tuple(require_whole("shapes", *(s if isinstance(s, Sequence) else [s]))) for s in shapes
+        )
         if not self.shapes or any(size < 1 for shape in self.shapes for size in shape):
             raise ValueError(f"shapes: expected layers of at least one unit, got {tuple(shapes)}")
         if not epsilon > 0:
@@ -248,13 +251,25 @@ class ConvergentModel(nn.Module, ABC):
 
         return learn
 
+    def extra_repr(self) -> str:
+        """What ``print(model)`` says besides its parts: layers, ρ, ε and clipping."""
+        layers = ", ".join("×".join(map(str, shape)) for shape in self.shapes)
+        rho = "" if self.activation is None else f", ρ={self.activation.name}"
+        clip = "none" if self.clip is None else "[{:g}, {:g}]".format(*self.clip)
+        return f"layers=[{layers}]{rho}, ε={self.epsilon:g}, clip={clip}"
+
     def layer_name(self, index: int) -> str:
         """What messages call a layer of the state."""
         return "output layer" if index == len(self.shapes) - 1 else f"hidden layer {index + 1}"
 
+    def parameter_label(self, name: str) -> str:
+        """What tables and figures call a parameter: here the name that torch has for it."""
+        return name
+
     def parameter_name(self, name: str) -> str:
-        """What messages call a parameter."""
-        return f"parameter {name}"
+        """What messages call it: the same, and by which name torch has it."""
+        label = self.parameter_label(name)
+        return f"parameter {name}" if label == name else f"the {label} ({name})"
 
 
 class PrimitiveModel(ConvergentModel):

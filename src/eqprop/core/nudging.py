@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eqprop.core.costs import Cost
 from eqprop.core.models import State
+from eqprop.summary import summary
 
 __all__ = ["Nudge", "nudge", "require_beta"]
 
@@ -32,6 +33,8 @@ class Nudge:
     cost: Cost
     target: Tensor
     beta: float
+
+    __repr__ = summary
 
     def __post_init__(self) -> None:
         require_beta(self.beta)

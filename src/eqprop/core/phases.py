@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqprop.core.fitting import require_input, require_model
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.settling import Relaxation, settle
+from eqprop.core.sizes import require_whole
 from eqprop.core.stepping import movement, transitions
 
 __all__ = [
@@ -44,7 +46,9 @@ def relax(
 ) -> Relaxation:
     """Take ``steps`` transitions of the model: a free phase, unless something nudges.
 
-    With a tolerance every sample stops when it rests, see :mod:`eqprop.core.settling`.
+    With a tolerance every sample stops when it rests, see :mod:`eqprop.core.settling`. Without one
+    gradients flow through all the steps where they are enabled: if you only want to look at where
+    the state ended, call this under ``torch.no_grad()``, or take ``state[-1].detach().numpy()``.
 
     Args:
         x: the static input, (B, …).
@@ -60,6 +64,7 @@ def relax(
         phase: what messages call this relaxation.
 
     Raises:
+        TypeError: x is no tensor, or of another dtype or device than the parameters.
         ValueError: steps, least or check_every < 1, a tolerance that is negative or infinite, or
             one together with an update: while the parameters move, a sample has no state of its
             own to come to.
@@ -67,7 +72,10 @@ def relax(
     """
     require_steps(steps=steps, least=least, check_every=check_every)
     require_tolerance(tolerance)
-    drive = model.drive(x) if drive is None else drive
+    if drive is None:
+        model = require_model(model)
+        require_input(model, x)
+        drive = model.drive(x)
     start = model.initial_state(x) if state is None else state
     if tolerance is not None:
         if update is not None:
@@ -89,6 +97,9 @@ def relax(
         )
     path = transitions(model, drive, start, steps, nudge=nudge, update=update, phase=phase)
     before, after = deque(path, maxlen=1).pop()
+    if not torch.is_grad_enabled():
+        # A step may return what it was given, or the drive: of those the graph is not ours.
+        after = tuple(layer.detach() for layer in after)
     taken = torch.full((len(after[0]),), steps, device=after[0].device)
     return Relaxation(after, taken, movement(before, after))
 
@@ -153,9 +164,9 @@ def _arrival(model: ConvergentModel) -> int:
 
 
 def require_steps(**steps: int | None) -> None:
-    """Refuse phases of no length, naming the argument."""
+    """Refuse phases of no length, or of a fraction of a step, naming the argument."""
     for name, count in steps.items():
-        if count is not None and count < 1:
+        if count is not None and require_whole(name, count)[0] < 1:
             raise ValueError(f"{name}: expected at least 1 transition, got {count}")
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.stepping import movement, transitions
+from eqprop.summary import summary
 
 __all__ = ["Relaxation", "settle", "two_cycles"]
 
@@ -41,7 +42,8 @@ class Relaxation:
     """Where a relaxation ended, and how.
 
     Attributes:
-        state: the last state of every sample.
+        state: the last state of every sample. Where gradients were enabled and no tolerance was
+            asked for, autograd can follow it back; ``.detach()`` then gives the numbers alone.
         steps: the transitions each took, (B,).
         moved: max |s_{t+1} − s_t| over the units of each layer in the last transition of each
             sample, (B, layers).
@@ -53,6 +55,8 @@ class Relaxation:
     steps: Tensor
     moved: Tensor
     limit: float | None = None
+
+    __repr__ = summary
 
     def rests(self, limit: float | None = None) -> Tensor:
         """Whether each sample came to rest, (B,).

@@ -8,7 +8,7 @@ from torch import Tensor
 __all__ = ["Augmentation", "random_shift"]
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
-"""From images (B, C, H, W) and a source of randomness to images of the same shape."""
+"""From a mini-batch of inputs (B, …) and a source of randomness to inputs of the same shape."""
 
 
 def random_shift(images: Tensor, generator: torch.Generator, *, pixels: int) -> Tensor:
@@ -20,7 +20,15 @@ def random_shift(images: Tensor, generator: torch.Generator, *, pixels: int) -> 
         images: (B, C, H, W).
         generator: on the device of the images.
         pixels: how far at most.
+
+    Raises:
+        ValueError: no images, but a table for instance, whose columns have no place.
     """
+    if images.dim() != 4:
+        raise ValueError(
+            "random_shift: expected images (B, C, H, W), which can be moved by a pixel, got inputs "
+            f"of shape {tuple(images.shape)}"
+        )
     samples, channels, height, width = images.shape
     padded = torch.nn.functional.pad(images, (pixels, pixels, pixels, pixels))
     corner = torch.randint(

@@ -3,7 +3,7 @@
 The images of these sets fit into the memory of any device (MNIST in float32 is 0.2 GB), so there
 are no worker processes and no per-sample transforms: a mini-batch is one index into a tensor.
 Pixels lie in [0, 1] and labels are class numbers; `one_hot` turns labels into the targets of the
-squared error.
+squared error. Data of your own need not be images: a table does as well, see `Dataset.from_arrays`.
 
 `digits` (8 x 8 pixels, 1797 images, shipped with scikit-learn) needs no download and serves quick
 checks.  The others are the archives of `eqprop.data.archives`: 28 x 28 pixels, 60000 training and
@@ -13,45 +13,67 @@ checks.  The others are the archives of `eqprop.data.archives`: 28 x 28 pixels, 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
-from typing import final
+from typing import Any, Self, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eqprop.registries import DATASETS
+from eqprop.summary import summary
 
 __all__ = ["Dataset", "Source", "Split", "load_dataset", "one_hot", "require_learnable"]
 
+Given = Any
+"""Tensors, and all that numpy makes an array of: arrays, lists, columns and tables of pandas."""
+
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Split:
-    """One part, training or test, of a data set.
+    """One part, training or test, of a data set: static inputs, and the class of each.
+
+    Both may be given as tensors, or as whatever numpy makes an array of: arrays, lists, columns of
+    pandas. Floating point tensors stay as they are. All other numbers, those of numpy in float64
+    too, become :func:`torch.get_default_dtype`, as which a network is made as well; but not uint8,
+    the type of grey levels, which are first to be divided by the brightest one. Labels of any type
+    of whole numbers become int64, and false and true the classes 0 and 1.
 
     Attributes:
-        images: shape (N, C, H, W), floating point, in [0, 1].
-        labels: shape (N,), int64, class numbers from 0.
+        images: the static inputs, (N, …) of any shape, one sample after the other: a table
+            (N, features), images (N, C, H, W). Floating point.
+        labels: class numbers from 0, (N,), int64, on the device of the inputs.
 
     Raises:
-        ValueError: the two shapes or dtypes are not as above.
+        ValueError: inputs that are no numbers, or grey levels; labels that are no class numbers,
+            such as one-hot vectors, names or fractions; not as many of the one as of the other.
     """
 
     images: Tensor
     labels: Tensor
 
-    def __post_init__(self) -> None:
-        if self.images.dim() != 4 or not self.images.is_floating_point():
+    __repr__ = summary
+
+    def __init__(self, images: Given, labels: Given) -> None:
+        images, labels = _inputs(images), _numbers("labels", labels)
+        if images.dim() < 2:
+            swapped = labels.dim() > 1
             raise ValueError(
-                "images: expected a floating point tensor of shape (N, C, H, W), "
-                f"got {self.images.dtype} of shape {tuple(self.images.shape)}"
+                f"images: expected a row for every sample, (N, …), got {tuple(images.shape)}; "
+                + ("they come first, then the labels" if swapped else "of one number each, (N, 1)")
             )
-        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+        labels = _class_numbers(labels, len(images))
+        if len(labels) != len(images):
+            turned = images.dim() == 2 and images.shape[1] == len(labels)
             raise ValueError(
-                f"labels: expected int64 of shape ({len(self.images)},), "
-                f"got {self.labels.dtype} of shape {tuple(self.labels.shape)}"
+                f"labels: expected as many as there are samples, {len(images)} in images of shape "
+                f"{tuple(images.shape)}, got {len(labels)}"
+                + ("; samples are rows: give images.T" if turned else "")
             )
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", labels.to(images.device))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,13 +90,21 @@ class Split:
                 Without it the samples come in their stored order.
 
         Returns:
-            An iterator over (images, labels) of shapes (B, C, H, W) and (B,).  Without a generator
-            they are views of the data: do not write into them.
+            An iterator over (images, labels) of shapes (B, …) and (B,).  Without a generator they
+            are views of the data: do not write into them.
 
         Raises:
             ValueError: `batch_size` is less than 1.
+            TypeError: it is no whole number, or the generator is none.
         """
         # Checked here and not in the generator below, which runs only when iterated over.
+        if not isinstance(batch_size, Integral):
+            raise TypeError(f"batch_size: expected a whole number, got {batch_size!r}")
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(
+                "generator: expected one of torch, as torch.Generator().manual_seed(0) makes, got "
+                f"{type(generator).__name__}"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if generator is None:
@@ -93,6 +123,71 @@ class Split:
             yield self.images[batch], self.labels[batch]
 
 
+def _numbers(name: str, given: Given) -> Tensor:
+    """What was given as a tensor, of whatever type its numbers are.
+
+    Raises:
+        ValueError: it is none, as rows are of different lengths, or it holds what is no number.
+    """
+    if isinstance(given, Tensor):
+        return given
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        raise ValueError(f"{name}: expected rows of one length, got rows of several") from None
+    if array.dtype.kind not in "biuf":
+        first = array.flat[0] if array.size else None
+        kind = "text" if isinstance(first, str | bytes) else str(array.dtype)
+        advice = "turn what is no number into one, or leave it out"
+        if name == "labels":
+            advice = "number the classes, before data are split, by "
+            advice += "names, labels = numpy.unique(labels, return_inverse=True)"
+        raise ValueError(f"{name}: expected numbers, got {kind} ({str(first)!r}, …); {advice}")
+    # A copy: nobody is surprised by what they later write into an array, and torch takes no array
+    # that is read-only, turned round, or in the byte order of another machine.
+    return torch.tensor(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+
+
+def _require_floating(dtype: torch.dtype) -> None:
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating point type, got {dtype}")
+
+
+def _inputs(given: Given, dtype: torch.dtype | None = None) -> Tensor:
+    """Static inputs, floating point: of this type, or if not given of their own or the default."""
+    inputs = _numbers("images", given)
+    if inputs.dtype == torch.uint8:
+        raise ValueError(
+            "images: expected floating point numbers, got torch.uint8; divide grey levels by the "
+            "brightest one, as in images / 255"
+        )
+    if inputs.is_complex():
+        raise ValueError(f"images: expected real numbers, got {inputs.dtype}")
+    if dtype is None and isinstance(given, Tensor) and given.is_floating_point():
+        return given
+    return inputs.to(dtype or torch.get_default_dtype())
+
+
+def _class_numbers(labels: Tensor, samples: int) -> Tensor:
+    """Labels as int64."""
+    numbers = f"labels: expected class numbers from 0, ({samples},)"
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dim() != 1:
+        one_hot = labels.dim() == 2 and bool((labels != 0).sum(1).eq(1).all())
+        raise ValueError(
+            f"{numbers}, got {labels.dtype} of shape {tuple(labels.shape)}; "
+            + ("of one-hot vectors give labels.argmax(1)" if one_hot else "inputs come before them")
+        )
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"{numbers}, got {labels.dtype}; if they are class numbers, make them whole numbers, "
+            "as by labels.astype(int); targets that are no classes (regression) cannot be learnt "
+            "by train, but by an estimator in a loop of your own"
+        )
+    return labels.to(torch.int64)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -105,8 +200,9 @@ class Dataset:
         classes: the number of classes; labels are 0 to classes - 1.
 
     Raises:
+        TypeError: what is no name, split or number, as when they come in another order.
         ValueError: a split that nothing can be learnt from, see :func:`require_learnable`, or two
-            that do not have the same shape and dtype of images.
+            that do not have the same shape, dtype and device of images.
     """
 
     name: str
@@ -114,21 +210,98 @@ class Dataset:
     test: Split
     classes: int
 
+    __repr__ = summary
+
     def __post_init__(self) -> None:
+        for name, kind in (("name", str), ("train", Split), ("test", Split), ("classes", Integral)):
+            given = getattr(self, name)
+            if not isinstance(given, kind) or isinstance(given, bool):
+                expected = {str: "text", Integral: "a whole number"}.get(kind, "a Split")
+                raise TypeError(
+                    f"{name}: expected {expected}, got {type(given).__name__}; write "
+                    "Dataset(name, train, test, classes), or Dataset.from_arrays"
+                )
+        object.__setattr__(self, "classes", int(self.classes))
         for name, split in (("train", self.train), ("test", self.test)):
             require_learnable(split, self.classes, f"{self.name}, {name}")
-        shape, other = (split.images.shape[1:] for split in (self.train, self.test))
-        if shape != other or self.train.images.dtype != self.test.images.dtype:
+        ours, theirs = (
+            f"{split.images.dtype} of shape {tuple(split.images.shape[1:])} on "
+            f"{split.images.device}"
+            for split in (self.train, self.test)
+        )
+        if ours != theirs:
             raise ValueError(
-                f"{self.name}, test: expected images as in train, {self.train.images.dtype} of "
-                f"shape {tuple(shape)}, got {self.test.images.dtype} of shape {tuple(other)}"
+                f"{self.name}, test: expected images as in train, {ours}, got {theirs}"
             )
 
+    @classmethod
+    def from_arrays(
+        cls,
+        x_train: Given,
+        y_train: Given,
+        x_test: Given,
+        y_test: Given,
+        *,
+        name: str = "data",
+        classes: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """A data set of your own, from arrays, lists or tensors.
+
+        For instance a table of 13 features, as scikit-learn has one::
+
+            x, y = sklearn.datasets.load_wine(return_X_y=True)
+            x = (x - x.mean(0)) / x.std(0)
+            data = eqprop.Dataset.from_arrays(x[::2], y[::2], x[1::2], y[1::2], name="wine")
+            model = eqprop.PrototypicalNetwork(eqprop.dense(13, 32, data.classes))
+
+        Args:
+            x_train, x_test: the static inputs, (N, …) of any shape, see :class:`Split`.
+            y_train, y_test: class numbers from 0, (N,).
+            name: what messages call it.
+            classes: how many there are; if not given, as many as there are different labels.
+            device: where the tensors are to live; where they are if not given.
+            dtype: of the inputs; as :class:`Split` has it if not given.
+
+        Raises:
+            ValueError: as for :class:`Split` and :class:`Dataset`; or labels, and no ``classes``,
+                that leave out some of 0 to their largest.
+        """
+
+        if dtype is not None:
+            _require_floating(dtype)
+
+        def split(part: str, x: Given, y: Given) -> Split:
+            try:
+                return Split(_inputs(x, dtype).to(device), y)
+            except ValueError as error:
+                raise ValueError(f"{name}, {part}: {error}") from None
+
+        train, test = split("train", x_train, y_train), split("test", x_test, y_test)
+        if classes is None:
+            classes = _count(name, torch.cat([train.labels, test.labels]))
+        return cls(name, train, test, classes)
+
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W): channels, height and width of one image."""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input: (features,) of a table, (C, H, W) of images."""
+        return tuple(self.train.images.shape[1:])
+
+
+def _count(name: str, labels: Tensor) -> int:
+    """How many classes there are, if the labels are 0 … and leave none out."""
+    found = labels.unique().tolist()
+    if found and found[0] < 0:
+        return found[-1] + 1  # Whoever looks for what can be learnt will say which sample it is.
+    if found != list(range(len(found))):
+        missing = next(number for number, label in enumerate(found) if label != number)
+        raise ValueError(
+            f"{name}: expected labels from 0 to {max(found)}, each of them somewhere, got none of "
+            f"class {missing}; number the classes from 0 by names, labels = numpy.unique(labels, "
+            "return_inverse=True), or say how many there are by classes"
+        )
+    return len(found)
 
 
 @final
@@ -137,17 +310,17 @@ class Source:
     """Where a data set comes from, and what is known of it before it is there.
 
     Attributes:
-        input_shape: (C, H, W) of its images.
+        input_shape: of one input: (C, H, W) of images, (features,) of a table.
         classes: how many; labels are 0 to classes − 1.
-        brightest: the grey level that becomes 1.
+        brightest: the grey level, or other number, that becomes 1.
         load: from the folder of all data sets (none: the default one) to training images, training
-            labels, test images and test labels: grey levels (N, H, W) or (N, C, H, W), and class
-            numbers (N,).
+            labels, test images and test labels: grey levels, or other numbers, (N, H, W),
+            (N, C, H, W) or (N, features), and class numbers (N,).
         at_hand: from the same folder to whether ``load`` would find it all on this machine; always,
             unless said otherwise.
     """
 
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: int
     brightest: float
     load: Callable[[str | Path | None], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
@@ -155,15 +328,19 @@ class Source:
 
 
 def require_learnable(split: Split, classes: int, name: str = "split") -> None:
-    """Refuse a split without samples, labels that are none of the classes, and unreal pixels.
+    """Refuse a split without samples, labels that are none of the classes, and unreal inputs.
 
     Args:
         classes: how many there are; labels are 0 to classes − 1.
         name: what messages call the split.
 
     Raises:
+        TypeError: it is no split.
         ValueError: says what is wrong, and with which sample.
     """
+    if not isinstance(split, Split):
+        hint = "; a data set has two, its train and its test" * isinstance(split, Dataset)
+        raise TypeError(f"{name}: expected a Split, got {type(split).__name__}{hint}")
     if split.images.is_meta:
         return
     if len(split) == 0:
@@ -171,18 +348,19 @@ def require_learnable(split: Split, classes: int, name: str = "split") -> None:
     wrong = (split.labels < 0) | (split.labels >= classes)
     if wrong.any():
         sample = int(wrong.nonzero()[0])
+        from_one = int(split.labels.min()) == 1 and int(split.labels.max()) == classes
         raise ValueError(
             f"{name}: expected labels from 0 to {classes - 1}, got {int(split.labels[sample])} "
-            f"for sample {sample}"
+            f"for sample {sample}" + "; they count from 1: take labels - 1" * from_one
         )
-    # A sum is far cheaper to look at than every pixel, and is finite only if all of them are.
+    # A sum is far cheaper to look at than every number, and is finite only if all of them are.
     if not math.isfinite(split.images.sum().item()):
         unreal = ~split.images.isfinite().flatten(1).all(1)
         if unreal.any():
             sample = int(unreal.nonzero()[0])
             raise ValueError(
-                f"{name}: expected finite pixels, got some that are not in sample {sample}; leave "
-                "such samples out, or give their pixels a value"
+                f"{name}: expected finite inputs, got some that are not in sample {sample}; leave "
+                "such samples out, or give what they lack a value"
             )
 
 
@@ -210,8 +388,7 @@ def load_dataset(
             scikit-learn is missing (``digits``).
     """
     source: Source = DATASETS.load(name)
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype: expected a floating point type, got {dtype}")
+    _require_floating(dtype)
 
     def split(images: np.ndarray, labels: np.ndarray) -> Split:
         # The grey levels travel as bytes and are converted where they are to stay.
@@ -228,11 +405,11 @@ def load_dataset(
     )
 
 
-def one_hot(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def one_hot(labels: Given, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Targets of the squared error: 1 at the label's class, 0 elsewhere.
 
     Args:
-        labels: shape (B,), int64, in 0 to classes - 1.
+        labels: shape (B,), in 0 to classes - 1, as :class:`Split` takes them.
         classes: the number of classes.
         dtype: of the result.
 
@@ -240,6 +417,8 @@ def one_hot(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) ->
         Shape (B, classes), on the device of the labels.
 
     Raises:
+        ValueError: they are no class numbers.
         RuntimeError: a label lies outside of the classes (from PyTorch).
     """
-    return torch.nn.functional.one_hot(labels, classes).to(dtype)
+    numbers = _class_numbers(_numbers("labels", labels), len(labels))
+    return torch.nn.functional.one_hot(numbers, classes).to(dtype)

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.fitting import require_input, require_model
 from eqprop.core.models import ConvergentModel
 from eqprop.core.settling import Relaxation
+from eqprop.summary import summary
 
 __all__ = ["Estimate", "Estimator", "accumulate", "random_sign"]
 
@@ -31,12 +33,15 @@ class Estimate:
     """What an estimator did, besides filling ``.grad``.
 
     Attributes:
-        free: the free phase; ``free.state[-1]`` is the network's prediction before the update.
+        free: the free phase; ``free.state[-1]`` is the network's prediction before the update. No
+            estimator keeps a graph behind it: ``.numpy()`` does.
         nudged: the nudged phases, none for estimators without them.
     """
 
     free: Relaxation
     nudged: tuple[Relaxation, ...] = ()
+
+    __repr__ = summary
 
 
 class Estimator(ABC):
@@ -75,12 +80,13 @@ class Estimator(ABC):
 
         Raises:
             TypeError: a model that is no convergent one, a parameter with a hook of backward, x or
-                the target in another dtype than the parameters, or inference mode.
+                the target no tensor, or in another dtype or on another device than the parameters,
+                or inference mode.
             ValueError: a target that is not shaped like the output layer, such as labels, or no
                 sample.
             NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
         """
-        model = getattr(model, "_orig_mod", model)
+        model = require_model(model)
         _require_fitting(model, x, target)
         return self.estimate(model, x, target, generator)
 
@@ -97,16 +103,8 @@ class Estimator(ABC):
 
 def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
     """Refuse what does not fit, in words that say what to do."""
-    if not isinstance(model, ConvergentModel):
-        inner = (
-            " (its .module is one)"
-            if isinstance(getattr(model, "module", None), ConvergentModel)
-            else ""
-        )
-        raise TypeError(
-            f"model: expected a ConvergentModel, got {type(model).__name__}{inner}; wrappers that "
-            "call forward, such as DataParallel, have nothing to call here"
-        )
+    require_input(model, x)
+    require_input(model, target, "target")
     shape = model.shapes[-1]
     if target.shape[1:] != shape:
         labels = target.dim() == 1 and not target.is_floating_point()
@@ -130,13 +128,6 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
                 f"{model.parameter_name(name)}: expected no hook of backward, which is not called "
                 "here, got one; change .grad after the estimator, or give the optimizer a hook "
                 "with register_step_pre_hook"
-            )
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    for name, given in (("x", x), ("target", target)):
-        if dtype not in {None, given.dtype} and given.is_floating_point():
-            raise TypeError(
-                f"{name}: expected {dtype}, as the parameters are, got {given.dtype}; convert it "
-                f"with {name}.to({dtype}), or the model with model.to({given.dtype})"
             )
 
 

@@ -12,7 +12,6 @@ from .connections.conv_pool import ConvPool as ConvPool
 from .connections.conv_pool import Pooling as Pooling
 from .connections.conv_pool import Switches as Switches
 from .connections.dense import Dense as Dense
-from .connections.sizes import require_whole as require_whole
 from .connections.untied import Untied as Untied
 from .layered import LayeredNetwork as LayeredNetwork
 from .layered import Updates as Updates

@@ -48,6 +48,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -64,6 +65,9 @@ __all__ = ["LayeredNetwork", "Updates"]
 
 Updates = Literal["synchronous", "alternating"]
 """All layers at once, as published, or those of even and of odd number in turn."""
+
+_DETOURS = {"upward", "parametrizations"}
+"""What stands in the name of a parameter without saying more of what it is."""
 
 
 class LayeredNetwork(ConvergentModel):
@@ -108,8 +112,8 @@ class LayeredNetwork(ConvergentModel):
         for index, (lower, upper) in enumerate(pairwise(connections)):
             if lower.upper_shape != upper.lower_shape:
                 raise ValueError(
-                    f"connections: layer {index + 1} has shape {lower.upper_shape}, but the "
-                    f"connection above it expected {upper.lower_shape}"
+                    f"connections: hidden layer {index + 1} has shape {lower.upper_shape}, but "
+                    f"the connection above it expected {upper.lower_shape}"
                 )
         if updates not in get_args(Updates):
             raise ValueError(
@@ -205,6 +209,7 @@ class LayeredNetwork(ConvergentModel):
 
         Raises:
             ValueError: an input that does not fit the first connection.
+            TypeError: one of whole numbers.
         """
         return self.chain[0].up(self._sent(x))[0]
 
@@ -217,6 +222,11 @@ class LayeredNetwork(ConvergentModel):
         flat = min(x.dim() - 1, len(shape)) == 1
         if x.shape[1:] != shape and not (flat and x.shape[1:].numel() == math.prod(shape)):
             raise ValueError(f"x: expected samples of shape {shape}, got {tuple(x.shape[1:])}")
+        if not x.is_floating_point():
+            raise TypeError(
+                f"x: expected floating point numbers, got {x.dtype}; divide grey levels by the "
+                "brightest one, as in x / 255"
+            )
         return self.rate(x.reshape(len(x), *shape))
 
     def field(self, drive: Tensor, state: State) -> State:
@@ -359,9 +369,9 @@ class LayeredNetwork(ConvergentModel):
         for name, gradient in zip(names, found, strict=True):
             if gradient is None:
                 raise ValueError(
-                    f"{name}: expected a parameter on which what the layers send to each other "
-                    "depends, got one that the local learning rule would pass over; write it into "
-                    "rate or a connection, freeze it, or override contrast"
+                    f"{self.parameter_name(name)}: expected one on which what the layers send to "
+                    "each other depends, got one that the local learning rule would pass over; "
+                    "write it into rate or a connection, freeze it, or override contrast"
                 )
             gradients[name] = gradient
         return own_memory(gradients)
@@ -394,11 +404,16 @@ class LayeredNetwork(ConvergentModel):
 
         return DeferredUpdates(frozenset(names[p] for p in own.values()), follow)
 
-    def parameter_name(self, name: str) -> str:
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, updates={self.updates}"
+
+    def parameter_label(self, name: str) -> str:
+        """A connection's are those of the layer that it feeds: *weight of hidden layer 1*."""
         room, *rest = name.split(".")
         if room != "connections":
-            return super().parameter_name(name)
-        return f"the {rest[-1].replace('_', ' ')} of {self.layer_name(int(rest[0]))} ({name})"
+            return super().parameter_label(name)
+        index, *parts = (part for part in rest if part not in _DETOURS)
+        return f"{' '.join(parts).replace('_', ' ')} of {self.layer_name(int(index))}"
 
     def parameter_groups(
         self, learning_rates: Sequence[float], *, backward: float = 1.0
@@ -419,10 +434,11 @@ class LayeredNetwork(ConvergentModel):
         if others := [p for _, p in self._parameters_elsewhere()]:
             owners.append(others)
             besides = ", then one for the network's other parameters"
-        if len(learning_rates) != len(owners):
+        several = not isinstance(learning_rates, Real)
+        if not several or len(learning_rates) != len(owners):
             raise ValueError(
                 f"learning_rates: expected {len(owners)}, one per layer, input side first"
-                f"{besides}, got {len(learning_rates)}"
+                f"{besides}, got {len(learning_rates) if several else f'{learning_rates} alone'}"
             )
         slower = {id(c.backward_weight) for c in self.chain if isinstance(c, Untied)}
         groups, seen = [], set()

@@ -58,6 +58,9 @@ class RealTimeNetwork(LayeredNetwork):
     def architecture(self) -> dict[str, Any]:
         return {**super().architecture, "rho": self.rho.name}
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, ρ={self.rho.name}"
+
     def rate(self, s: Tensor) -> Tensor:
         return self.rho(s)
 

@@ -91,10 +91,13 @@ def _angles(
     style: Mapping[str, Any],
 ) -> None:
     angles = [metrics.get("weight_angles", ()) for metrics in history]
-    for index, of_connection in enumerate(zip(*angles, strict=True)):
+    # All but the weights of the first layer are untied.
+    *hidden, output = zip(*angles, strict=True)
+    layers = {f"hidden layer {number}": of for number, of in enumerate(hidden, 2)}
+    for index, (layer, of) in enumerate({**layers, "output layer": output}.items()):
         line = ("-", "--", ":", "-.")[index % 4]
-        label = f"layers {index + 1} and {index + 2}, last {of_connection[-1]:.1f}°"
-        axes.plot(epochs, of_connection, line, color=COLOURS[1], label=label, **style)
+        label = f"weights of {layer}, last {of[-1]:.1f}°"
+        axes.plot(epochs, of, line, color=COLOURS[1], label=label, **style)
     # From 0 up, with room above a line that hardly changes.
     axes.set_ylim(0, 1.15 * max(1.0, *(angle for of in angles for angle in of)))
     axes.set_ylabel("angle between forward\nand backward weights (°)")

@@ -132,9 +132,7 @@ def draw_phases(
     grid = figure.subplots(
         3, len(widths), width_ratios=widths, squeeze=False, gridspec_kw={"wspace": 0.03}
     )
-    shown = x[0].double().cpu()
-    image = shown.mean(0).numpy() if shown.dim() == 3 else _wrapped(shown)
-    _show(grid[0, 0], image, _GREY, (min(0.0, float(shown.min())), max(1.0, float(shown.max()))))
+    _show(grid[0, 0], *_input(x[0].double().cpu()))
     grid[0, 0].set_title("input", fontsize="medium")
     grid[0, 0].set_anchor("W")
     if label is not None:
@@ -156,6 +154,17 @@ def draw_phases(
             _draw_layer(figure, cells, samples, f"hidden layer {column}")
     figure.align_ylabels(grid[:, 0])
     write_png(figure, path, title, dpi=_DPI)
+
+
+def _input(x: Tensor) -> tuple[np.ndarray, Colormap, tuple[float, float]]:
+    """One input, how to colour it, and between which numbers: an image as it is, of one channel;
+    anything else wrapped as the units of a layer are."""
+    sheet = x.mean(0).numpy() if x.dim() == 3 else _wrapped(x.flatten())
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and high <= 1:
+        return sheet, _GREY, (0, 1)
+    size = max(-low, high)
+    return (sheet, _SIGNED, (-size, size)) if low < 0 else (sheet, _GREY, (0, high))
 
 
 def _draw_layer(figure: Figure, cells: list[Axes], samples: list[Tensor], name: str) -> None:

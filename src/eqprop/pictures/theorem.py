@@ -51,7 +51,8 @@ def draw_processes(diagnosis: Diagnosis, what: str, path: str | Path, title: str
     for row, trace in zip(grid, traces, strict=True):
         for axes, ep in zip(row, trace.ep, strict=True):
             _draw_trace(axes, ep.tolist(), trace.bptt.tolist())
-        row[0].set_ylabel(_written(trace.name), fontsize="small")
+        name = diagnosis.labels.get(trace.name, trace.name)
+        row[0].set_ylabel(_broken(name), fontsize="small")
         _fit_height(row[0], trace)
     ep, bptt = f"$\\Delta_{symbol}$(t)", f"$\\nabla_{symbol}$(t)"
     handles = [
@@ -136,7 +137,7 @@ def draw_layers(diagnosis: Diagnosis, path: str | Path, title: str = "") -> None
     lower.set_ylim(0, 105)
     lower.set_xticks(
         range(len(names)),
-        map(_written, names),
+        [diagnosis.labels.get(name, name) for name in names],
         rotation=30,
         ha="right",
         rotation_mode="anchor",
@@ -266,9 +267,9 @@ def draw_sweep(cells: Sequence[Cell], path: str | Path, title: str = "") -> None
     write_png(figure, path, title, warning=brackets + "\n".join(why) if failed else "")
 
 
-def _written(name: str) -> str:
-    """The name of a layer or a parameter, for people."""
-    return name.replace("connections.", "connection ")
+def _broken(name: str) -> str:
+    """In two lines, where it would be longer than a row is high."""
+    return name.replace(" of ", "\nof ", 1)
 
 
 def _titled(title: str, diagnosis: Diagnosis, said: str) -> str:

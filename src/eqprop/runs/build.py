@@ -82,7 +82,7 @@ def build_network(
     They are drawn on the CPU in float32, so that they are the same for every device and dtype.
 
     Args:
-        input_shape: (C, H, W).
+        input_shape: of one input; (C, H, W) where there are convolutions.
         classes: units of the output layer.
 
     Raises:
@@ -222,12 +222,20 @@ def build_augmentation(experiment: Experiment, input_shape: Sequence[int]) -> Au
     """What happens to training images (C, H, W) before they are learnt, if anything.
 
     Raises:
-        ConfigurationError: a shift that can move an image out of itself.
+        ConfigurationError: a shift of what is no image, or that can move one out of itself.
     """
+    if not experiment.shift:
+        return None
+    if len(input_shape) != 3:
+        raise ConfigurationError(
+            "shift",
+            experiment.shift,
+            f"0, as inputs of shape {tuple(input_shape)} are no images that could be moved",
+        )
     if experiment.shift >= min(input_shape[1:]):
         raise ConfigurationError(
             "shift",
             experiment.shift,
             f"less than the {min(input_shape[1:])} pixels of the images' side",
         )
-    return partial(random_shift, pixels=experiment.shift) if experiment.shift else None
+    return partial(random_shift, pixels=experiment.shift)

@@ -24,6 +24,7 @@ from eqprop.errors import ConfigurationError
 from eqprop.runs.build import build_cost
 from eqprop.runs.out_of_memory import enough_memory
 from eqprop.runs.trained import TrainedRun
+from eqprop.summary import summary
 
 __all__ = ["Findings", "look", "look_steps", "settle_samples", "settle_ticks"]
 
@@ -45,7 +46,7 @@ class Findings:
 
     Attributes:
         images: what the connections have learned.
-        x, label: the test sample, (1, C, H, W), and its class.
+        x, label: the test sample, (1, …), and its class.
         phases: its two steady states.
         outputs: (3T + 1, classes), the output units in every step of its free phase, s₀ first.
         residual: how the first test samples come to rest.
@@ -61,6 +62,8 @@ class Findings:
     residual: ResidualByStep
     by_step: ErrorByStep
     settling: SettlingSteps
+
+    __repr__ = summary
 
     def to_json(self) -> dict[str, Any]:
         """Of the weights and of the states of hidden layers the scale alone.

@@ -21,6 +21,7 @@ from eqprop.runs.build import (
 )
 from eqprop.runs.out_of_memory import enough_for
 from eqprop.settings.experiment import Experiment
+from eqprop.summary import summary
 from eqprop.training.checkpoint import Checkpoint
 from eqprop.training.loop import Metrics, Running, Unfinished, train
 
@@ -38,6 +39,8 @@ class Learner:
     estimator: Estimator
     augmentation: Augmentation | None
     generator: torch.Generator
+
+    __repr__ = summary
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint.

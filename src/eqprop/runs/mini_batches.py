@@ -14,6 +14,7 @@ from torch import Tensor
 from eqprop.data.dataset import Source, one_hot
 from eqprop.registries import DATASETS
 from eqprop.settings.experiment import Experiment
+from eqprop.summary import summary
 
 __all__ = ["Samples", "random_samples", "samples_at_hand"]
 
@@ -27,7 +28,7 @@ class Samples:
 
     Attributes:
         name: of the data set, or ``random``.
-        pixels: grey levels (N, C, H, W). labels: (N,).
+        pixels: grey levels, or other numbers, (N, …). labels: (N,).
         brightest: the grey level that becomes 1.
         classes: how many there are.
     """
@@ -38,6 +39,8 @@ class Samples:
     brightest: float
     classes: int
 
+    __repr__ = summary
+
     @property
     def random(self) -> bool:
         """Whether they mean nothing."""
@@ -46,7 +49,7 @@ class Samples:
     def draw(
         self, size: int, generator: torch.Generator, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """A mini-batch x (B, C, H, W) and its targets (B, classes), every sample as likely."""
+        """A mini-batch x (B, …) and its targets (B, classes), every sample as likely."""
         rows = torch.randint(len(self.labels), (size,), generator=generator).numpy()
         pixels = torch.as_tensor(self.pixels[rows], device=device).to(dtype).div_(self.brightest)
         labels = torch.as_tensor(self.labels[rows], device=device).long()

@@ -16,6 +16,7 @@ from eqprop.errors import UsageError
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.networks.toy import ToyModel
 from eqprop.settings.theorem import TheoremSettings
+from eqprop.summary import summary
 
 __all__ = ["Subject", "network_subject", "toy_subject"]
 
@@ -32,6 +33,8 @@ class Subject:
     model: ConvergentModel
     cost: Cost
     batches: list[tuple[Tensor, Tensor]]
+
+    __repr__ = summary
 
     def settling_ticks(self, settings: TheoremSettings) -> int:
         """How many phases of mini-batches :meth:`settling` takes."""

@@ -13,7 +13,8 @@ command line), the messages, and the options of every command (:mod:`eqprop.cli.
             self.require("steps", self.steps != 13, "another number")
 
 A setting is a ``bool``, or an ``int``, a ``float``, a ``str`` or a ``Literal`` of names, or a
-``tuple`` of any number of one of these; it may be none if its type says so.
+``tuple`` of any number of one of these; it may be none if its type says so. A list may stand for a
+tuple, a whole number for any number, and the scalars and arrays of numpy for those of Python.
 
 It knows nothing of torch, so that ``--help`` and the refusal of a bad setting come at once.
 """
@@ -151,6 +152,27 @@ class Kind(NamedTuple):
             said = (many if self.several else one)[self.item]
         return f"{said}, or none" if self.optional else said
 
+    def plain(self, value: Any) -> Any:
+        """A value as Python has it: tuples for lists, floats for whole numbers, and nothing of
+        numpy or torch."""
+        value = _plain(value)
+        if self.several and isinstance(value, list | tuple | range):
+            return tuple(self._item(_plain(item)) for item in value)
+        return self._item(value)
+
+    def _item(self, value: Any) -> Any:
+        # A whole number beyond all floating-point ones stays what it is, and is refused as such.
+        whole_number = type(value) is int and abs(value) < 2**1000
+        return float(value) if self.item is float and whole_number else value
+
+    def wanted(self, value: Any) -> str:
+        """What messages say was expected instead of this value, with its type if that is why."""
+        if self.several and not isinstance(value, tuple):
+            return f"{'' if self.names else 'a list of '}{self.expected}, got {_type(value)}"
+        items = value if self.several else (value,)
+        wrong = next((item for item in items if type(item) is not self.item), self.item())
+        return self.expected + f", got {_type(wrong)}" * (type(wrong) is not self.item)
+
     def holds(self, value: Any) -> bool:
         """Whether a value is of the kind."""
         if value is None:
@@ -188,8 +210,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for of in fields(self):
-            value, kind = getattr(self, of.name), kind_of(of)
-            self.require(of.name, kind.holds(value), kind.expected)
+            kind = kind_of(of)
+            value = kind.plain(getattr(self, of.name))
+            object.__setattr__(self, of.name, value)
+            self.require(of.name, kind.holds(value), kind.wanted(value))
             allowed: Allowed | None = of.metadata["allowed"]
             if allowed is not None and value is not None:
                 self.require(of.name, allowed.test(value), allowed.expected)
@@ -206,24 +230,16 @@ class Settings:
     def override(self, values: Mapping[str, Any]) -> Self:
         """These settings with other values for some.
 
-        Values may be as TOML and JSON have them: lists for tuples, integers for floats.
-
         Raises:
             ConfigurationError: an unknown setting, or a value that is not allowed.
         """
-        changes = {}
         for name, value in values.items():
             if name not in self.__dataclass_fields__:
                 known = list(self.__dataclass_fields__)
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 raise ConfigurationError(name, value, f"one of {', '.join(known)}{hint}")
-            kind = kind_of(self.__dataclass_fields__[name])
-            if kind.several and isinstance(value, list | tuple):
-                changes[name] = tuple(_normal(kind, item) for item in value)
-            else:
-                changes[name] = _normal(kind, value)
-        return replace(self, **changes)
+        return replace(self, **values)
 
     def differences(self, other: Self) -> dict[str, Any]:
         """The settings in which this one is another, with their values here."""
@@ -302,7 +318,11 @@ def _value(item: type, word: Any) -> Any:
     return item(word)
 
 
-def _normal(kind: Kind, value: Any) -> Any:
-    # A whole number beyond all floating-point ones stays what it is, and is refused as such.
-    whole_number = type(value) is int and abs(value) < 2**1000
-    return float(value) if kind.item is float and whole_number else value
+def _plain(value: Any) -> Any:
+    """The scalars and arrays of numpy and torch, neither of which is to be loaded here, as Python
+    has them."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _type(value: Any) -> str:
+    return "none" if value is None else type(value).__name__

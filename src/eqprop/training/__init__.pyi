@@ -4,6 +4,7 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import guessing_error as guessing_error
 from .evaluation import predict as predict
+from .fitting import require_trainable as require_trainable
 from .loop import Metrics as Metrics
 from .loop import Running as Running
 from .loop import Unfinished as Unfinished

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.fitting import require_input, require_model
 from eqprop.core.models import ConvergentModel
 from eqprop.core.phases import relax
 from eqprop.core.settling import two_cycles
 from eqprop.data.dataset import Split, one_hot, require_learnable
+from eqprop.summary import summary
 from eqprop.training.settled import AT_REST, Tally
 
 __all__ = ["Evaluation", "evaluate", "guessing_error", "predict"]
@@ -44,6 +46,8 @@ class Evaluation:
     most_steps: int
     restless: float
     cycling: float
+
+    __repr__ = summary
 
 
 def guessing_error(split: Split) -> float:
@@ -82,10 +86,15 @@ def evaluate(
         on_batch: called after every mini-batch, with the number of samples looked at so far.
 
     Raises:
+        TypeError: what is no model or no split, or a split in another dtype or on another device
+            than the parameters.
         ValueError: a split without samples, with labels that are no output unit, or with pixels
             that are not finite.
     """
-    require_learnable(split, math.prod(model.shapes[-1]))
+    model = require_model(model)
+    units = math.prod(model.shapes[-1])
+    require_learnable(split, units, f"split, for a network of {units} output units")
+    require_input(model, split.images, "images")
     cost = cost or SquaredError()
     wrong = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)

@@ -25,6 +25,7 @@ from eqprop.data.dataset import Dataset, Split
 from eqprop.estimators.descent import require_no_closure
 from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.training.evaluation import evaluate
+from eqprop.training.fitting import require_trainable
 from eqprop.training.settled import Tally
 
 __all__ = ["Metrics", "Running", "Unfinished", "train"]
@@ -203,8 +204,9 @@ def train(
             ends the training; nothing is changed between two calls but by the mini-batch.
 
     Raises:
-        TypeError: an optimizer whose ``step`` needs a closure, such as LBFGS.
-        ValueError: an unfinished epoch that does not follow on those that are done, or is longer
+        TypeError: an optimizer whose ``step`` needs a closure, such as LBFGS; what is no model,
+            estimator, optimizer or data set, or in another dtype or on another device.
+        ValueError: an output layer that has not one unit for every class; an unfinished epoch that does not follow on those that are done, or is longer
             than these data.
         NonFiniteError: a state or a parameter stopped being finite; the model is then beyond
             rescue, and what was stored after the last epoch is the last good one.
@@ -212,6 +214,7 @@ def train(
     Warns:
         RuntimeWarning: nobody has iterated over what it returned.
     """
+    require_trainable(model, estimator, optimizer, data)
     require_no_closure(optimizer)
     if generator is None:
         generator = torch.Generator(data.train.images.device).manual_seed(0)

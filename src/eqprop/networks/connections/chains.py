@@ -12,15 +12,24 @@ from eqprop.networks.connections.untied import Untied
 __all__ = ["convolutional", "dense", "untied"]
 
 
-def dense(*sizes: int) -> list[TiedConnection]:
+def dense(inputs: int | Sequence[int], /, *sizes: int) -> list[TiedConnection]:
     """The dense connections of a chain of layers: ``dense(784, 512, 10)``, input side first.
 
+    Args:
+        inputs: the size of the input, or its shape, which is flattened:
+            ``dense(data.input_shape, 512, data.classes)``.
+        sizes: of every layer.
+
     Raises:
-        ValueError: fewer than two sizes, or one below 1.
+        ValueError: no layer, or a size below 1.
     """
-    if len(sizes) < 2:
-        raise ValueError(f"dense: expected the sizes of the input and of a layer, got {sizes}")
-    return [Dense(lower, upper) for lower, upper in pairwise(sizes)]
+    if not sizes:
+        raise ValueError(
+            "dense: expected the sizes of the input and of a layer, as in dense(784, 512, 10), got "
+            f"{inputs}"
+        )
+    size = math.prod(inputs) if isinstance(inputs, Sequence) else inputs
+    return [Dense(lower, upper) for lower, upper in pairwise([size, *sizes])]
 
 
 def untied(connections: Sequence[TiedConnection], angle: float = 0.0) -> list[Connection]:
@@ -69,7 +78,7 @@ def convolutional(
     settings = {"kernel": kernel, "stride": stride, "padding": padding, "pool": pool}
     each: dict[str, Sequence[int]] = {}
     for name, value in settings.items():
-        each[name] = [value] * len(channels) if isinstance(value, int) else value
+        each[name] = value if isinstance(value, Sequence) else [value] * len(channels)
         if len(each[name]) == 1:
             each[name] = [*each[name]] * len(channels)
         if channels and len(each[name]) != len(channels):

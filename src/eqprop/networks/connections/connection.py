@@ -51,6 +51,7 @@ from eqprop.core.costs import require_per_sample
 from eqprop.core.derivative import derivative
 from eqprop.core.models import parameter_gradients
 from eqprop.core.stand_in import standing_in
+from eqprop.summary import summary
 
 __all__ = [
     "Change",
@@ -85,6 +86,8 @@ class Change:
     after: Ends
     anchor: Ends
     moved: Ends | None = None
+
+    __repr__ = summary
 
 
 class Connection(nn.Module, ABC):

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from eqprop.core.sizes import require_whole
 from eqprop.networks.connections.connection import Change, ExplicitConnection
-from eqprop.networks.connections.sizes import require_whole
 
 __all__ = ["ConvPool", "Pooling", "Switches"]
 
@@ -61,12 +61,15 @@ class ConvPool(ExplicitConnection):
         pool: int = 2,
         pooling: Pooling = "max",
     ) -> None:
-        if isinstance(lower, int):
+        if not isinstance(lower, Sequence):
             raise ValueError(
                 "ConvPool: expected a lower layer of shape (channels, height, width), "
                 f"got the size {lower}"
             )
-        require_whole("ConvPool", *lower, channels, kernel, stride, padding, pool)
+        lower = require_whole("ConvPool", *lower)
+        channels, kernel, stride, padding, pool = require_whole(
+            "ConvPool, whose windows are square", channels, kernel, stride, padding, pool
+        )
         if len(lower) != 3 or min(lower) < 1:
             raise ValueError(
                 "ConvPool: expected a lower layer of shape (channels, height, width), "

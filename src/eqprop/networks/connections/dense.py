@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eqprop.core.sizes import require_whole
 from eqprop.networks.connections.connection import Change, ExplicitConnection, Trace
-from eqprop.networks.connections.sizes import require_whole
 
 __all__ = ["Dense"]
 
@@ -30,8 +30,9 @@ class Dense(ExplicitConnection):
     """
 
     def __init__(self, lower: int | Sequence[int], size: int) -> None:
-        require_whole("Dense", size, *([lower] if isinstance(lower, int | float) else lower))
-        super().__init__((lower,) if isinstance(lower, int) else lower, (size,))
+        shape = lower if isinstance(lower, Sequence) else [lower]
+        size, *shape = require_whole("Dense", size, *shape)
+        super().__init__(shape, (size,))
         if not self.lower_shape or min(*self.lower_shape, size) < 1:
             raise ValueError(f"Dense: expected sizes of at least 1, got {lower} and {size}")
         inputs = math.prod(self.lower_shape)

@@ -1,0 +1,57 @@
+"""A model and what it is given have to fit each other; where they do not, words say what to do."""
+
+from torch import Tensor, nn
+
+from eqprop.core.models import ConvergentModel
+
+__all__ = ["require_input", "require_model"]
+
+
+def require_model(model: object) -> ConvergentModel:
+    """The convergent model that is meant: of one that ``torch.compile`` has wrapped, what is in it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, ConvergentModel):
+        return model
+    wrapped = isinstance(getattr(model, "module", None), ConvergentModel)
+    why = "; wrappers that call forward, such as DataParallel, have nothing to call here"
+    raise TypeError(
+        f"model: expected a ConvergentModel, got {type(model).__name__}"
+        + " (its .module is one)" * wrapped
+        + why * isinstance(model, nn.Module)
+    )
+
+
+def require_input(model: nn.Module, x: object, name: str = "x") -> None:
+    """Refuse what is no tensor, or is of another dtype or on another device than the parameters.
+
+    Whole numbers are left to the model.
+
+    Args:
+        x: the static input, or a target.
+        name: what messages call it.
+
+    Raises:
+        TypeError: says which, and what to do.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{name}: expected a tensor, got {type(x).__name__}; make it one by "
+            f"torch.tensor({name}, dtype=torch.get_default_dtype())"
+        )
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return
+    if x.is_floating_point() and x.dtype != like.dtype:
+        raise TypeError(
+            f"{name}: expected {like.dtype}, as the parameters are, got {x.dtype}; convert it "
+            f"with {name}.to({like.dtype}), or the model with model.to({x.dtype})"
+        )
+    if x.device != like.device:
+        raise TypeError(
+            f"{name}: expected it on {like.device}, as the parameters are, got it on {x.device}; "
+            f"move it with {name}.to({str(like.device)!r}), or the model likewise"
+        )
