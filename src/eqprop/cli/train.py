@@ -9,7 +9,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from eqprop import core, data, estimators, pictures, runs
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Display
 from eqprop.errors import ConfigurationError, Failure, UsageError
+from eqprop.files import naming
 from eqprop.settings import PRESETS, Experiment, options_of, preset
 
 __all__ = ["add", "run"]
@@ -171,7 +172,7 @@ def _chosen(
 def _read_settings(path: Path) -> dict[str, Any]:
     """The settings of a TOML file, or of a run's ``config.json``."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix != ".json":
             return tomllib.loads(text)
         stored = json.loads(text)
@@ -222,7 +223,7 @@ def _train(
     events = writer(str(folder.path / "tensorboard")) if writer else None
     said: frozenset[str] = frozenset()
     try:
-        with closing(display):
+        with closing(display), naming(folder.path):
             for metrics, checkpoint in learner.train(dataset, history, display.batch):
                 history = checkpoint.history
                 folder.store(checkpoint)
@@ -252,10 +253,13 @@ def _train(
             f"go on with: eqprop train --resume {shlex.quote(str(folder.path))}"
         ) from None
     finally:
-        if events is not None:
-            events.close()
-        if history:
-            pictures.draw_curves(history, folder.curves)
+        # Where training has failed for want of space, say, it is this that is to be told; and no
+        # folder is made anew that somebody has moved.
+        with suppress(OSError) if sys.exception() else nullcontext():
+            if events is not None:
+                events.close()
+            if history and folder.config.exists():
+                pictures.draw_curves(history, folder.curves)
     if as_json:
         print(json.dumps(history[-1]))
     else:
