@@ -1,6 +1,7 @@
 """Archives are downloaded when absent, checked always, and never silently wrong."""
 
 import dataclasses
+import errno
 import gzip
 import hashlib
 import io
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pooch import HTTPDownloader
 
 import eqprop.data.archives as archives_module
 from eqprop.data.archives import (
@@ -65,6 +68,9 @@ SET_WITH_CONTENTS = dataclasses.replace(
 )
 
 
+MNIST = Path(os.environ.get("EQPROP_DATA", "")) / "mnist"
+
+
 class Mirrors:
     """Well and badly behaved mirrors on the loopback interface, each below a path of its own."""
 
@@ -83,6 +89,9 @@ class Mirrors:
                 if kind == "silent":
                     mirrors.stop.wait(10)
                     return
+                if kind == "rude":
+                    self.connection.close()
+                    return
                 if kind == "slow":
                     time.sleep(0.05)
                 body = {
@@ -96,6 +105,8 @@ class Mirrors:
                     # As static file servers do that take the suffix for a transfer encoding.
                     self.send_header("Content-Encoding", "gzip")
                 self.end_headers()
+                if kind == "stuck":
+                    mirrors.stop.wait(10)
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
@@ -235,15 +246,72 @@ def test_an_archive_is_not_unpacked_on_its_way(tmp_path: Path, mirrors: Mirrors)
     assert on_disk(tmp_path / "tiny") == PUBLISHED
 
 
-def test_without_network_every_mirror_and_the_folder_are_named(tmp_path: Path) -> None:
+def test_without_network_every_mirror_and_the_folder_are_named_in_few_words(tmp_path: Path) -> None:
     urls = closed_ports(3)
     message = refusal(at(*urls), tmp_path)
     for url in urls:
-        assert url + NAMES[0] in message
-    assert message.count("refused") == 3
+        assert url.removeprefix("http://").rstrip("/") in message
+    assert message.count("connection refused") == 3
     assert f"put {NAMES[0]} into {tmp_path / 'tiny'} by hand" in message
-    assert FILE[NAMES[0]].sha256 in message
+    assert FILE[NAMES[0]].sha256 not in message
+    assert len(message) - 2 * len(str(tmp_path)) < 300
     assert on_disk(tmp_path / "tiny") == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("lost", "HTTP 404"),
+        ("silent", "no answer within 0.1 s"),
+        ("stuck", "no answer within 0.1 s"),
+        ("cut", "connection broken off"),
+        ("rude", "connection broken off"),
+    ],
+)
+def test_the_reason_of_a_mirror_is_said_in_few_words(
+    kind: str, why: str, tmp_path: Path, mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives_module, "TIMEOUT", 0.1)
+    message = refusal(at(mirrors.url(kind)), tmp_path)
+    assert f"(127.0.0.1:{mirrors.server.server_address[1]}: {why})" in message
+    assert on_disk(tmp_path / "tiny") == {}
+
+
+def test_a_mirror_whose_name_nobody_knows_is_said_in_few_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    message = refusal(at("http://mirror.invalid/"), tmp_path)
+    assert "(mirror.invalid: name not resolved)" in message
+
+
+def test_a_disk_that_is_full_is_not_blamed_on_the_mirror(
+    tmp_path: Path, mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(HTTPDownloader, "__call__", full)
+    with pytest.raises(DataError) as caught:
+        load_archives(at(mirrors.url("good")), tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'tiny' / NAMES[0]}: No space left on device; free some")
+    assert "--data-dir" in message
+    assert "127.0.0.1" not in message
+
+
+def test_a_file_system_without_locks_is_downloaded_to_all_the_same(
+    tmp_path: Path, mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unable(*_: object) -> NoReturn:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", unable)
+    assert_loaded(load_archives(at(mirrors.url("good")), tmp_path))
+    assert on_disk(tmp_path / "tiny") == PUBLISHED
 
 
 def test_nothing_is_left_of_a_download_that_only_bad_mirrors_offered(
@@ -374,7 +442,7 @@ def test_a_file_that_cannot_be_read_is_refused_and_left_alone(
     (folder / NAMES[0]).symlink_to(tmp_path / "nowhere")
     message = refusal(at(mirrors.url("good")), tmp_path)
     assert str(folder / NAMES[0]) in message
-    assert FILE[NAMES[0]].sha256 in message
+    assert "No such file" in message
     assert (folder / NAMES[0]).is_symlink()
     assert len(list(folder.iterdir())) == 4
     assert mirrors.requests == []
@@ -423,6 +491,97 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("EQPROP_DATA", "~")
     assert_loaded(load_archives(SET))
     assert_loaded(load_archives(SET, "~"))
+
+
+UNPACKED = {name.removesuffix(".gz"): data for name, data in CONTENTS.items()}
+TORCHVISION = dataclasses.replace(SET, torchvision="TINY/raw")
+
+
+def fill_as_torchvision(data_dir: Path, files: dict[str, bytes]) -> Path:
+    folder = data_dir / "TINY" / "raw"
+    folder.mkdir(parents=True)
+    for name, raw in files.items():
+        (folder / name).write_bytes(raw)
+    return folder
+
+
+@pytest.mark.parametrize("files", [PUBLISHED, PUBLISHED | UNPACKED], ids=["packed", "both"])
+def test_archives_that_torchvision_has_downloaded_are_found(
+    files: dict[str, bytes], tmp_path: Path, mirrors: Mirrors, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fill_as_torchvision(tmp_path, files)
+    assert archives_module._at_hand(TORCHVISION, tmp_path)
+    assert_loaded(load_archives(at(mirrors.url("good"), archives=TORCHVISION), tmp_path))
+    assert mirrors.requests == []
+    assert on_disk(folder) == files
+    assert not (tmp_path / "tiny").exists()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("torchvision", [False, True], ids=["ours", "torchvision"])
+def test_unpacked_files_are_found_where_the_hash_of_their_contents_is_published(
+    torchvision: bool, tmp_path: Path, mirrors: Mirrors
+) -> None:
+    (fill_as_torchvision if torchvision else fill)(tmp_path, UNPACKED)
+    archives = dataclasses.replace(SET_WITH_CONTENTS, torchvision="TINY/raw")
+    assert archives_module._at_hand(archives, tmp_path)
+    assert_loaded(load_archives(at(mirrors.url("good"), archives=archives), tmp_path))
+    assert mirrors.requests == []
+
+
+def test_an_unpacked_file_that_was_altered_is_refused(tmp_path: Path) -> None:
+    name = NAMES[1].removesuffix(".gz")
+    folder = fill(tmp_path, UNPACKED | {name: UNPACKED[name][:-1] + b"\xff"})
+    message = refusal(SET_WITH_CONTENTS, tmp_path)
+    assert str(folder / name) in message
+    assert f"expected contents with sha256 {sha256(UNPACKED[name])}" in message
+    assert "gzip" not in message
+
+
+def test_unpacked_files_that_nothing_is_known_of_are_left_aside_in_words(
+    tmp_path: Path, mirrors: Mirrors, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What a network would silently learn from if they were taken.
+    altered = {name: data[:-1] + b"\xff" for name, data in UNPACKED.items()}
+    folder = fill_as_torchvision(tmp_path, altered)
+    assert not archives_module._at_hand(TORCHVISION, tmp_path)
+    assert_loaded(load_archives(at(mirrors.url("good"), archives=TORCHVISION), tmp_path))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(folder / NAMES[0].removesuffix(".gz")) in said
+    assert NAMES[0] in said
+    assert on_disk(folder) == altered
+
+
+def test_our_own_folder_comes_before_that_of_torchvision(tmp_path: Path) -> None:
+    fill_as_torchvision(tmp_path, dict.fromkeys(NAMES, b"not this"))
+    fill(tmp_path)
+    assert_loaded(load_archives(TORCHVISION, tmp_path))
+
+
+@pytest.mark.skipif(not MNIST.is_dir(), reason=f"needs MNIST in {MNIST}")
+@pytest.mark.parametrize("packed", [False, True], ids=["unpacked", "packed"])
+def test_mnist_as_torchvision_lays_it_out_is_found(packed: bool, tmp_path: Path) -> None:
+    # The test set is enough: the training set is looked for in the same way.
+    published = ARCHIVES["mnist"]
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in NAMES[2:]:
+        raw = (MNIST / name).read_bytes()
+        (folder / (name if packed else name.removesuffix(".gz"))).write_bytes(
+            raw if packed else gzip.decompress(raw)
+        )
+    test = dataclasses.replace(published, files=published.files[2:] * 2)
+    images, labels, _, _ = load_archives(test, tmp_path)
+    assert (images.shape, labels.shape) == ((10000, 28, 28), (10000,))
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")],
+)
+def test_the_published_sets_know_where_torchvision_puts_them(name: str, folder: str) -> None:
+    assert ARCHIVES[name].torchvision == f"{folder}/raw"
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])

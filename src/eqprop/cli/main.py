@@ -16,35 +16,51 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 from eqprop import core, estimators
 from eqprop.cli import bench, evaluate, presets, reproduce, show, theorem, train
 from eqprop.cli.options import Parser, remember_options
 from eqprop.cli.stopping import Stopped
-from eqprop.errors import ConfigurationError, Failure, UsageError
+from eqprop.errors import ConfigurationError, Failure, UsageError, system_error
 
 __all__ = ["main"]
 
 COMMANDS = (train, evaluate, show, presets, theorem, reproduce, bench)
 
+_TERMINATED = 128 + signal.SIGTERM
+"""The exit status that shells give to what SIGTERM has ended."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    if sys.stderr is None:
-        # It was closed: what is meant for it must not end up among the results.
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process runs
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # It was closed: what is meant for it must not end up in the next file that is opened.
+            nowhere = Path(os.devnull).open(mode)  # noqa: SIM115 - for as long as the process runs
+            setattr(sys, name, nowhere)
     for stream in (sys.stdout, sys.stderr):
         # Greek letters must not end a command on a terminal that cannot show them.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    options = argparse.Namespace()
     try:
-        options, unknown = _parser().parse_known_args(arguments)
-        if unknown:
-            raise UsageError(_unrecognised(unknown[0], options.known))
-        return options.run(options)
+        with _ending_on_sigterm():
+            try:
+                options, unknown = _parser().parse_known_args(arguments)
+                if unknown:
+                    raise UsageError(_unrecognised(unknown[0], options.known))
+                status = options.run(options)
+            except SystemExit as end:  # of --help, --version and SIGTERM
+                status = int(end.code or 0)
+            # Here, where it can still be said that there is no space for it.
+            sys.stdout.flush()
+        return _say("ended by SIGTERM", status) if status == _TERMINATED else status
     except (UsageError, ConfigurationError) as error:
         return _complain(error, 2)
     except Stopped as stopped:
@@ -53,16 +69,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output has gone: there is nobody left to tell.
-        sys.stdout = None
+        _give_up(sys.stdout)
+        _give_up(sys.stderr)
         return 1
     except OSError as error:
-        return _complain(f"{error.filename or 'file'}: {error.strerror or error}", 1)
+        otherwise = "or choose another --out" if hasattr(options, "out") else ""
+        return _complain(system_error(error, otherwise), 1)
     except Failure as error:
         return _complain(error, 1)
     except ArithmeticError as error:
         if isinstance(error, core.NonFiniteError | estimators.AdjointError):
             return _complain(error, 1)
         raise
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Within it, SIGTERM ends the command as an error would: with the processes it has started."""
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit(_TERMINATED)
+
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        # Who has made other arrangements, such as to ignore it, keeps them.
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Give up what a stream cannot get rid of: the interpreter would complain of it at its end."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,5 +134,9 @@ def _complain(error: object, status: int) -> int:
 
 
 def _say(what: object, status: int) -> int:
-    print(f"eqprop: {' '.join(str(what).split())}", file=sys.stderr)
+    try:
+        print(f"eqprop: {' '.join(str(what).split())}", file=sys.stderr)
+    except OSError:
+        _give_up(sys.stderr)
+    _give_up(sys.stdout)
     return status

@@ -11,7 +11,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Display
 from eqprop.cli.stopping import Stop, Stopped
 from eqprop.errors import ConfigurationError, Failure, UsageError, shown
+from eqprop.files import naming
 from eqprop.settings import PRESETS, Experiment, options_of, preset
 
 __all__ = ["add", "run"]
@@ -187,7 +188,7 @@ def _chosen(
 def _read_settings(path: Path) -> dict[str, Any]:
     """The settings of a TOML file, or of a run's ``config.json``."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix != ".json":
             return tomllib.loads(text)
         stored = json.loads(text)
@@ -261,7 +262,7 @@ def _train(
             raise Stopped(_where(folder, running, epochs), stop.number)
 
     try:
-        with closing(display), stop.awaited():
+        with closing(display), stop.awaited(), naming(folder.path):
             for metrics in learner.train(dataset, begun, on_batch):
                 history.append(asdict(metrics))
                 folder.store(learner.checkpoint(history))
@@ -286,10 +287,13 @@ def _train(
             stop.number or signal.SIGINT,
         ) from None
     finally:
-        if events is not None:
-            events.close()
-        if history:
-            pictures.draw_curves(history, folder.curves)
+        # Where training has failed for want of space, say, it is this that is to be told; and no
+        # folder is made anew that somebody has moved.
+        with suppress(OSError) if sys.exception() else nullcontext():
+            if events is not None:
+                events.close()
+            if history and folder.config.exists():
+                pictures.draw_curves(history, folder.curves)
     if as_json:
         print(json.dumps(history[-1]))
     else:

@@ -1,12 +1,14 @@
 """The published archives of MNIST, Fashion-MNIST and KMNIST: fetched once, checked always.
 
-Each set is four gzipped IDX files.  They lie in `<data_dir>/<name of the set>/` and are downloaded
-into it when absent.  Every file is compared with its published SHA-256 each time it is loaded, for
-several of the hosts are plain http and disks fill up in the middle of a copy.  A file that differs
-is refused and left alone: it is never deleted, and never trained on.
+Each set is four gzipped IDX files.  They lie in `<data_dir>/<name of the set>/`, or where
+torchvision puts them (`<data_dir>/MNIST/raw/`), and are downloaded into the former when absent.
+Every file is compared with its published SHA-256 each time it is loaded, for several of the hosts
+are plain http and disks fill up in the middle of a copy.  A file that differs is refused and left
+alone: it is never deleted, and never trained on.
 
-MNIST also goes around gzipped anew.  Such a file is accepted if its *contents* carry the published
-hash.
+MNIST also goes around gzipped anew, or unpacked.  Such a file is accepted if its *contents* carry
+the published hash.  For the other sets only the hashes of the archives are published: an unpacked
+file of theirs proves nothing, and is left aside.
 
 IDX (http://yann.lecun.com/exdb/mnist): two zero bytes, one byte for the type of the entries (8:
 unsigned byte), one for the number of dimensions, each dimension as a big-endian 32-bit integer,
@@ -15,22 +17,30 @@ then the entries, last dimension fastest.
 
 import gzip
 import hashlib
+import http.client
 import math
 import os
+import socket
+import ssl
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from eqprop.data.dataset import Source
-from eqprop.errors import Failure
+from eqprop.errors import Failure, system_error
+from eqprop.files import locked, naming
+
+if TYPE_CHECKING:
+    from requests import RequestException
 
 __all__ = [
     "ARCHIVES",
@@ -69,13 +79,18 @@ class ArchiveFile:
         size: its size in bytes.
         sha256: its SHA-256, in hexadecimal.
         content_sha256: the SHA-256 of its uncompressed contents, if that is published too: then any
-            compression of the same contents is accepted.
+            compression of the same contents is accepted, and none.
     """
 
     name: str
     size: int
     sha256: str
     content_sha256: str | None = None
+
+    @property
+    def unpacked(self) -> str:
+        """Its name once it is unpacked."""
+        return self.name.removesuffix(".gz")
 
 
 @final
@@ -87,11 +102,13 @@ class ArchiveSet:
         name: of the data set, and of its folder.
         mirrors: base URLs, to which the name of a file is appended, in the order they are tried.
         files: four: training images, training labels, test images, test labels.
+        torchvision: the folder into which torchvision puts the same files, if it does.
     """
 
     name: str
     mirrors: tuple[str, ...]
     files: tuple[ArchiveFile, ...]
+    torchvision: str | None = None
 
 
 _NAMES = (
@@ -102,10 +119,13 @@ _NAMES = (
 )
 
 
-def _published(name: str, mirrors: tuple[str, ...], *files: tuple[Any, ...]) -> ArchiveSet:
+def _published(
+    name: str, torchvision: str, mirrors: tuple[str, ...], *files: tuple[Any, ...]
+) -> ArchiveSet:
     """A set whose files are given by size, hash and, if it is published, hash of the contents."""
     named = zip(_NAMES, files, strict=True)
-    return ArchiveSet(name, mirrors, tuple(ArchiveFile(file, *of) for file, of in named))
+    archives = tuple(ArchiveFile(file, *of) for file, of in named)
+    return ArchiveSet(name, mirrors, archives, f"{torchvision}/raw")
 
 
 # The sizes are those that TensorFlow Datasets records beside the same hashes.
@@ -114,6 +134,7 @@ ARCHIVES: dict[str, ArchiveSet] = {
     for archives in (
         _published(
             "mnist",
+            "MNIST",
             (
                 "https://ossci-datasets.s3.amazonaws.com/mnist/",
                 "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -141,6 +162,7 @@ ARCHIVES: dict[str, ArchiveSet] = {
         ),
         _published(
             "fashion-mnist",
+            "FashionMNIST",
             (
                 "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
                 "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -152,6 +174,7 @@ ARCHIVES: dict[str, ArchiveSet] = {
         ),
         _published(
             "kmnist",
+            "KMNIST",
             ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
             (18165135, "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4"),
             (29497, "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17"),
@@ -182,7 +205,8 @@ def load_archives(
 
     Args:
         archives: the files and their mirrors, e.g. `ARCHIVES["mnist"]`.
-        data_dir: holds one folder of archives per data set; `default_data_dir()` if not given.
+        data_dir: holds one folder of archives per data set, or is the root of torchvision's data;
+            `default_data_dir()` if not given.
         progress: show a progress bar for each download, if standard error is a terminal.
 
     Returns:
@@ -193,21 +217,22 @@ def load_archives(
         DataError: a file on disk is not the published one or cannot be read, no mirror had the
             published file, or the folder cannot be written to.
     """
-    folder = _folder(archives, data_dir)
-    # `lexists`: a dangling link is the user's, too, and to be complained about, not replaced.
-    absent = [file for file in archives.files if not os.path.lexists(folder / file.name)]
+    places = _places(archives, data_dir)
+    found = {file: _found(file, places) for file in archives.files}
     # What is there is judged first: no use in downloading beside a file that will be refused.
-    contents = {f.name: _read(folder / f.name, f) for f in archives.files if f not in absent}
-    if absent:
-        with _locked(folder):
-            for file in absent:
-                path = folder / file.name
-                # Another process may have been quicker while this one waited for the lock.
-                if not os.path.lexists(path):
-                    _download(archives, file, path, progress)
-                contents[file.name] = _read(path, file)
+    contents = {file: _read(path, file) for file, path in found.items() if path is not None}
+    if len(contents) < len(found):
+        _mention_unpacked([file for file in found if file not in contents], places)
+        with _download_right(places[0]):
+            for file in found:
+                if file not in contents:
+                    # Another process may have been quicker while this one waited for the lock.
+                    found[file] = path = _found(file, places) or places[0] / file.name
+                    if not os.path.lexists(path):
+                        _download(archives, file, path, progress)
+                    contents[file] = _read(path, file)
     first, second, third, fourth = (
-        parse_idx(contents[file.name], str(folder / file.name)) for file in archives.files
+        parse_idx(contents[file], str(path)) for file, path in found.items()
     )
     return first, second, third, fourth
 
@@ -248,18 +273,42 @@ def parse_idx(contents: bytes, source: str) -> np.ndarray:
     return np.ndarray(shape, np.uint8, buffer=contents, offset=header)
 
 
+def _places(archives: ArchiveSet, data_dir: str | Path | None) -> list[Path]:
+    """The folders in which the files may lie; into the first they are downloaded."""
+    root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    return [root / name for name in (archives.name, archives.torchvision) if name is not None]
+
+
+def _found(file: ArchiveFile, places: Sequence[Path]) -> Path | None:
+    """Where a file lies, of which it can be told whether it is the published one."""
+    names = [file.name] if file.content_sha256 is None else [file.name, file.unpacked]
+    paths = [folder / name for folder in places for name in names]
+    # `lexists`: a dangling link is the user's, too, and to be complained about, not replaced.
+    return next((path for path in paths if os.path.lexists(path)), None)
+
+
+def _mention_unpacked(absent: Sequence[ArchiveFile], places: Sequence[Path]) -> None:
+    """Say why what may look like the data is left aside."""
+    paths = [folder / file.unpacked for folder in places for file in absent]
+    if unpacked := [path for path in paths if path.exists()]:
+        print(
+            f"{unpacked[0]} is left aside, as only the packed file can be verified, "
+            f"{unpacked[0].name}.gz; put that beside it to have nothing downloaded",
+            file=sys.stderr,
+        )
+
+
 def _read(path: Path, file: ArchiveFile) -> bytes:
     """The uncompressed contents of a file on disk, which must be the published one."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read: expected a file of {file.size} bytes with sha256 "
-            f"{file.sha256}, found {_one_line(error)}; make it readable, or delete it to have it "
-            "downloaded again"
+            f"{path} cannot be read: expected a file of {file.size} bytes, found "
+            f"{error.strerror or error}; make it readable, or delete it to have it downloaded again"
         ) from error
     try:
-        return _unpack(raw, file)
+        return _unpack(raw, file, packed=path.name == file.name)
     except _MismatchError as mismatch:
         raise DataError(
             f"{path} is truncated or altered: {mismatch}; delete it to have it downloaded again"
@@ -270,9 +319,16 @@ class _MismatchError(Exception):
     """Bytes that are not the published file: what was expected and what was found."""
 
 
-def _unpack(raw: bytes, file: ArchiveFile) -> bytes:
-    """The uncompressed contents of `raw`, which must be the published file."""
+def _unpack(raw: bytes, file: ArchiveFile, *, packed: bool = True) -> bytes:
+    """The uncompressed contents of `raw`, which must be the published file, or its contents."""
     found = hashlib.sha256(raw).hexdigest()
+    if found == file.content_sha256:
+        return raw
+    if not packed:
+        raise _MismatchError(
+            f"expected contents with sha256 {file.content_sha256}, "
+            f"found {len(raw)} bytes with sha256 {found}"
+        )
     mismatch = (
         f"expected {file.size} bytes with sha256 {file.sha256}, "
         f"found {len(raw)} bytes with sha256 {found}"
@@ -296,29 +352,29 @@ def _unpack(raw: bytes, file: ArchiveFile) -> bytes:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _download_right(folder: Path) -> Iterator[None]:
     """Hold the right to download into `folder`, which is made if need be."""
-    # Imported here, as is pooch below, since hardly any run downloads.
-    from filelock import FileLock
-
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise DataError(
-            f"{folder} lacks archives that cannot be downloaded into it: expected a folder that "
-            f"can be written to, found {_one_line(error)}; choose another with EQPROP_DATA"
-        ) from error
-    try:
+    lock = folder / ".lock"
+    with ExitStack() as held:
+        try:
+            with naming(folder, lock):
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(lock))
+        except OSError as error:
+            raise DataError(
+                f"{folder} lacks archives that cannot be downloaded into it: expected a folder "
+                f"that can be written to, found {error.strerror or error}; choose another with "
+                "--data-dir or EQPROP_DATA"
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 def _download(archives: ArchiveSet, file: ArchiveFile, path: Path, progress: bool) -> None:
     """Put the published file at `path`, from the first mirror that has it."""
     from pooch import HTTPDownloader
+
+    # What pooch downloads with.
+    from requests import RequestException
 
     download = HTTPDownloader(
         progressbar=progress and sys.stderr.isatty(),
@@ -331,36 +387,56 @@ def _download(archives: ArchiveSet, file: ArchiveFile, path: Path, progress: boo
     part = path.with_name(path.name + ".part")
     reasons = []
     for mirror in archives.mirrors:
-        url = f"{mirror.rstrip('/')}/{file.name}"
         try:
-            download(url, str(part), None)
-            _unpack(part.read_bytes(), file)
-            part.replace(path)
+            with naming(path, part):
+                download(f"{mirror.rstrip('/')}/{file.name}", str(part), None)
+                _unpack(part.read_bytes(), file)
+                part.replace(path)
             return
-        # Whatever requests raises is an OSError; so is what the disk has to say.
-        except (OSError, _MismatchError) as error:
-            reasons.append(f"{url}: {_one_line(error)}")
+        except RequestException as error:
+            reasons.append(f"{urlsplit(mirror).netloc}: {_why(error)}")
+        except _MismatchError as error:
+            reasons.append(f"{urlsplit(mirror).netloc}: {error}")
+        except OSError as error:
+            # Not the mirror is to blame, but the disk.
+            said = system_error(error, "or choose another folder with --data-dir or EQPROP_DATA")
+            raise DataError(said) from error
         finally:
             part.unlink(missing_ok=True)
     raise DataError(
-        f"{path} is absent and no mirror had it: expected {file.size} bytes with sha256 "
-        f"{file.sha256}, found [{'] ['.join(reasons)}]; check the network, or put {file.name} into "
-        f"{path.parent} by hand"
+        f"{path}: expected it there or on a mirror, found neither ({', '.join(reasons)}); check "
+        f"the network, or put {file.name} into {path.parent} by hand"
     )
+
+
+def _why(error: "RequestException") -> str:
+    """Why a mirror did not send a file, in few words."""
+    if error.response is not None:
+        return f"HTTP {error.response.status_code}"
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    for kind, words in (
+        (TimeoutError, f"no answer within {TIMEOUT:g} s"),
+        (socket.gaierror, "name not resolved"),
+        (ConnectionRefusedError, "connection refused"),
+        (ssl.SSLError, "no valid certificate"),
+        (http.client.HTTPException, "connection broken off"),
+        (ConnectionError, "connection broken off"),
+    ):
+        if any(isinstance(cause, kind) for cause in causes):
+            return words
+    return _one_line(causes[-1])[:80]
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _folder(archives: ArchiveSet, data_dir: str | Path | None) -> Path:
-    root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-    return root / archives.name
-
-
 def _at_hand(archives: ArchiveSet, data_dir: str | Path | None) -> bool:
-    folder = _folder(archives, data_dir)
-    return all((folder / file.name).exists() for file in archives.files)
+    places = _places(archives, data_dir)
+    paths = [_found(file, places) for file in archives.files]
+    return all(path is not None and path.exists() for path in paths)
 
 
 def _source(name: str) -> Source:

@@ -12,21 +12,22 @@ written after it, so that a kill between the two loses nothing.
 """
 
 import json
+import os
 import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, final
 
-from filelock import FileLock, Timeout
-
-from eqprop.errors import Failure, UsageError
-from eqprop.files import write_atomically
+from eqprop.errors import Failure, UsageError, system_error
+from eqprop.files import locked, naming, write_atomically
 from eqprop.settings.experiment import Experiment
+from eqprop.settings.fields import UnknownSettingsError
 from eqprop.training.checkpoint import LAST, Checkpoint
 
 __all__ = ["RunConfig", "RunError", "RunFolder", "new_folder", "require_folder"]
@@ -112,20 +113,17 @@ class RunFolder:
         Raises:
             RunError: another process has it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._lock, blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RunError(
-                f"{self.path}: expected a run that nobody works on, but another process does; "
-                "wait for it, or choose another --out"
-            ) from None
-        try:
+        with ExitStack() as held:
+            with naming(self.path, self._lock):
+                self.path.mkdir(parents=True, exist_ok=True)
+                try:
+                    held.enter_context(locked(self._lock, wait=False))
+                except TimeoutError:
+                    raise RunError(
+                        f"{self.path}: expected a run that nobody works on, but another process "
+                        "does; wait for it, or choose another --out"
+                    ) from None
             yield
-        finally:
-            # The file stays: to remove it would let in two that wait for it at once.
-            lock.release()
 
     @contextmanager
     def begun(self) -> Iterator[None]:
@@ -148,12 +146,18 @@ class RunFolder:
         """What ``config.json`` says.
 
         Raises:
-            RunError: it is missing, or not one of ours.
+            RunError: it is missing, not one of ours, or that of a version to come.
         """
         if not self.config.is_file():
             raise RunError(f"{self.path}: expected the folder of a run, found no config.json in it")
         try:
-            config = json.loads(self.config.read_text(encoding="utf-8"))
+            written = self.config.read_bytes()
+        except OSError as error:
+            raise RunError(system_error(error)) from None
+        config: Any = None
+        try:
+            # Of bytes, as some editors begin a file with a mark of its encoding.
+            config = json.loads(written)
             if not isinstance(config["data_dir"], str | None):
                 raise TypeError(f"data_dir = {config['data_dir']}")
             experiment = Experiment.stored(config["experiment"])
@@ -161,10 +165,7 @@ class RunFolder:
                 str(config["preset"]), experiment, config["data_dir"], dict(config["environment"])
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"{self.config}: expected the settings of a run, found a damaged file "
-                f"({type(error).__name__}: {error}); restore it from a copy"
-            ) from error
+            raise RunError(f"{self.config}: {_unreadable(config, error)}") from error
 
     @property
     def has_metrics(self) -> bool:
@@ -205,12 +206,25 @@ class RunFolder:
         return checkpoint
 
     def store(self, checkpoint: Checkpoint) -> None:
-        """Store the state within an epoch, or after one and then its metrics."""
-        checkpoint.save(self.checkpoint)
-        if checkpoint.unfinished is not None:
-            return
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(checkpoint.history[-1]) + "\n")
+        """Store the state within an epoch, or after one and then its metrics.
+
+        Raises:
+            RunError: the disk is full, say, or somebody has moved the folder meanwhile.
+        """
+        if not self.config.exists():
+            raise RunError(
+                f"{self.path}: expected the folder of this run, found that it was moved or removed "
+                "meanwhile; if it was moved, go on with: eqprop train --resume ITS_NEW_PLACE"
+            )
+        try:
+            checkpoint.save(self.checkpoint)
+            if checkpoint.unfinished is not None:
+                return
+            with naming(self.metrics), self.metrics.open("a") as file:
+                file.write(json.dumps(checkpoint.history[-1]) + "\n")
+        except OSError as error:
+            resume = f"then go on with: eqprop train --resume {shlex.quote(str(self.path))}"
+            raise RunError(system_error(error, resume)) from None
 
     def rewrite_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Bring ``metrics.jsonl`` to the state of a checkpoint."""
@@ -218,16 +232,48 @@ class RunFolder:
         write_atomically(self.metrics, lines.encode())
 
 
+def _unreadable(config: Any, error: Exception) -> str:
+    """Why the settings of a run cannot be read, and what to do."""
+    ours = version("eqprop")
+    environment = config.get("environment") if isinstance(config, dict) else None
+    theirs = environment.get("eqprop") if isinstance(environment, dict) else None
+    if isinstance(theirs, str) and _order(theirs) > _order(ours):
+        return (
+            f"written by a newer version of eqprop: expected a run of {ours} or earlier, found one "
+            f"of {theirs} ({error}); upgrade eqprop"
+        )
+    if isinstance(error, UnknownSettingsError):
+        return (
+            "written by a newer version of eqprop, or changed by hand: expected the settings that "
+            f"{ours} has, found {error} too; upgrade eqprop, or restore the file from a copy"
+        )
+    return (
+        f"expected the settings of a run, found a damaged file ({type(error).__name__}: {error}); "
+        "restore it from a copy"
+    )
+
+
+def _order(version: str) -> list[int]:
+    """By which versions are compared."""
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
 def require_folder(path: Path) -> None:
     """Refuse a place where no folder is, or can be made.
 
     Raises:
-        UsageError: a file is in the way.
+        UsageError: a file is in the way, or nothing can be written there.
     """
     nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not nearest.is_dir():
         raise UsageError(
             f"{path}: expected a folder, but {nearest} is a file; choose another --out"
+        )
+    # Now, not once everything is computed.
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{path}: expected a folder that can be written to, but {nearest} cannot; change the "
+            "permissions, or choose another --out"
         )
 
 

@@ -1,9 +1,16 @@
 """A process of its own for every measurement: what one has used neither warms up, nor fragments,
-nor counts as, what the next one uses."""
+nor counts as, what the next one uses.
+
+It ends with the process that has started it, however that ends: by an error it is killed, and that
+its parent is gone it notices itself.
+"""
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,42 +37,70 @@ def in_own_process(
         Exception: what ``measure`` raised.
     """
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_work, args=(sender, measure, given, tick is not None), daemon=True
-    )
-    process.start()
-    # Its own end is then the only one: once the process has gone, nothing more is to be received.
-    sender.close()
+    connection, other_end = context.Pipe()
+    process = context.Process(target=_work, args=(other_end, tick is not None), daemon=True)
+    with _spared_from_ctrl_c():
+        process.start()
+    # That process's end is then the only one: once it has gone, nothing more is to be received.
+    other_end.close()
     try:
+        with _alive(name):
+            # Not what it is started with: to wait until it has imported all that takes seconds, in
+            # which nothing would end it.
+            connection.send((measure, given))
         while True:
-            said, what = receiver.recv()
+            with _alive(name):
+                said, what = connection.recv()
             if said == "found":
                 return what
             if said == "raised":
                 raise what
             if tick is not None:
                 tick(what)
-    except EOFError:
+    finally:
+        process.kill()
+        process.join()
+        connection.close()
+
+
+@contextmanager
+def _alive(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError):
         raise Failure(
             f"{name}: expected the process that measures it to end well, but it was killed; was "
             "there enough memory?"
         ) from None
+
+
+@contextmanager
+def _spared_from_ctrl_c() -> Iterator[None]:
+    """What is started within it ignores Ctrl-C, which is for the command, who ends it then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
     finally:
-        process.kill()
-        process.join()
-        receiver.close()
+        signal.signal(signal.SIGINT, before)
 
 
-def _work(
-    sender: Connection, measure: Callable[..., dict[str, Any]], given: Any, ticking: bool
-) -> None:
-    # Ctrl-C is for the command, which ends this process too.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tick = {"tick": lambda what: sender.send(("doing", what))} if ticking else {}
+def _work(connection: Connection, ticking: bool) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    measure, given = connection.recv()
+    tick = {"tick": lambda what: connection.send(("doing", what))} if ticking else {}
     try:
         found = measure(*given, **tick)
     except Exception as error:
-        sender.send(("raised", error))
+        connection.send(("raised", error))
     else:
-        sender.send(("found", found))
+        connection.send(("found", found))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -36,6 +36,7 @@ __all__ = [
     "Allowed",
     "Kind",
     "Settings",
+    "UnknownSettingsError",
     "device",
     "different",
     "each",
@@ -46,6 +47,10 @@ __all__ = [
     "setting",
     "whole",
 ]
+
+
+class UnknownSettingsError(ValueError):
+    """Stored settings that this version does not have: their names."""
 
 
 class Allowed(NamedTuple):
@@ -259,11 +264,14 @@ class Settings:
 
         Raises:
             ValueError: a setting that was always there is missing.
-            ConfigurationError: an unknown setting, or a value that is not allowed.
+            UnknownSettingsError: one is there that a later version must have brought.
+            ConfigurationError: a value that is not allowed.
         """
         always = {of.name for of in fields(cls) if of.metadata["since"] is None}
         if missing := sorted(always - set(values)):
             raise ValueError(f"{', '.join(missing)} missing")
+        if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
+            raise UnknownSettingsError(", ".join(unknown))
         return cls().override(values)
 
     @classmethod

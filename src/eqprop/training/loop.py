@@ -206,8 +206,8 @@ def train(
     Raises:
         TypeError: an optimizer whose ``step`` needs a closure, such as LBFGS; what is no model,
             estimator, optimizer or data set, or in another dtype or on another device.
-        ValueError: an output layer that has not one unit for every class; an unfinished epoch that does not follow on those that are done, or is longer
-            than these data.
+        ValueError: an output layer that has not one unit for every class; an unfinished epoch that
+            does not follow on those that are done, or is longer than these data.
         NonFiniteError: a state or a parameter stopped being finite; the model is then beyond
             rescue, and what was stored after the last epoch is the last good one.
 
