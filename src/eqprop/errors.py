@@ -4,7 +4,7 @@ import errno
 import os
 from typing import Any, final
 
-__all__ = ["ConfigurationError", "Failure", "UsageError", "shown", "system_error"]
+__all__ = ["ConfigurationError", "Failure", "Stopped", "UsageError", "shown", "system_error"]
 
 
 class UsageError(Exception):
@@ -16,6 +16,18 @@ class Failure(Exception):  # noqa: N818 - the user reads it, not the programmer
 
     The message is one line: what was wrong, what was expected, what to do.
     """
+
+
+@final
+class Stopped(Exception):  # noqa: N818 - nothing is wrong
+    """A command ended because it was told to; the message says what is kept and how to go on.
+
+    Its exit status is that of a shell for a process that a signal ended, 128 + its number.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number
 
 
 @final

@@ -25,7 +25,7 @@ from eqprop.cli.board import RunBoard
 from eqprop.cli.main import main
 from eqprop.core import NonFiniteError
 from eqprop.data import Dataset, one_hot
-from eqprop.errors import Failure, UsageError
+from eqprop.errors import Failure, Stopped, UsageError
 from eqprop.estimators import BPTT, ContinualEP, EquilibriumPropagation
 from eqprop.figures import (
     FIGURE_1C,
@@ -437,7 +437,7 @@ def test_a_stopped_command_says_how_to_go_on_and_leaves_no_process(
     handler = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=stop).start()
     began = time.monotonic()
-    with pytest.raises(Failure, match="stopped with 0 of 4 runs done.*same command again"):
+    with pytest.raises(Stopped, match="stopped with 0 of 4 runs done.*same command again"):
         reproduce()
     assert time.monotonic() - began < 30
     assert signal.getsignal(signal.SIGTERM) == handler

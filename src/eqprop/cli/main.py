@@ -26,8 +26,7 @@ from typing import NoReturn, TextIO
 from eqprop import core, estimators
 from eqprop.cli import bench, evaluate, presets, reproduce, show, theorem, train
 from eqprop.cli.options import Parser, remember_options
-from eqprop.cli.stopping import Stopped
-from eqprop.errors import ConfigurationError, Failure, UsageError, system_error
+from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, system_error
 
 __all__ = ["main"]
 

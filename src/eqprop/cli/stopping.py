@@ -6,19 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
-__all__ = ["Stop", "Stopped"]
-
-
-@final
-class Stopped(Exception):  # noqa: N818 - nothing is wrong
-    """A command ended because it was told to; the message says what is kept and how to go on.
-
-    Its exit status is that of a shell for a process that a signal ended, 128 + its number.
-    """
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.status = 128 + number
+__all__ = ["Stop"]
 
 
 @final

@@ -19,8 +19,8 @@ from typing import Any
 from eqprop import core, data, estimators, pictures, runs, training
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Display
-from eqprop.cli.stopping import Stop, Stopped
-from eqprop.errors import ConfigurationError, Failure, UsageError, shown
+from eqprop.cli.stopping import Stop
+from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, shown
 from eqprop.files import naming
 from eqprop.settings import PRESETS, Experiment, options_of, preset
 

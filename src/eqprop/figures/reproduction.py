@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from eqprop import core, data, runs
-from eqprop.errors import Failure, UsageError
+from eqprop.errors import Failure, Stopped, UsageError
 from eqprop.figures.figure import Figure
 from eqprop.figures.run import Run
 from eqprop.files import write_atomically
@@ -173,7 +173,11 @@ class Reproduction:
     def _going_on_later(self) -> Iterator[None]:
         """Within it, Ctrl-C and SIGTERM end the command in one line that says how to go on."""
 
+        told = signal.SIGINT
+
         def stop(*_: object) -> None:
+            nonlocal told
+            told = signal.SIGTERM
             raise KeyboardInterrupt
 
         here = threading.current_thread() is threading.main_thread()
@@ -182,9 +186,10 @@ class Reproduction:
             yield
         except KeyboardInterrupt:
             done = sum(run.finished for run in self._runs)
-            raise Failure(
-                f"stopped with {done} of {len(self._runs)} runs done; every finished epoch is "
-                "kept: the same command again goes on from there"
+            raise Stopped(
+                f"stopped with {done} of {len(self._runs)} runs done; what the others have learnt "
+                "is kept: the same command again goes on from there",
+                told,
             ) from None
         finally:
             if here:
