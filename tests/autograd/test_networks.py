@@ -292,7 +292,7 @@ def test_a_network_that_cannot_be_is_refused(make_it, message: str) -> None:
 
 def test_sizes_may_be_those_of_numpy_and_the_input_a_shape() -> None:
     labels = np.array([0, 1, 2])
-    network = PrototypicalNetwork(dense((2, 3), np.int64(5), labels.max() + 1))
+    network = PrototypicalNetwork(dense((2, 3), np.int64(5), labels.max() + 1))  # pyright: ignore[reportArgumentType]
     assert network.shapes == ((5,), (3,))
     assert all(type(size) is int for shape in network.shapes for size in shape)
     assert network(torch.rand(4, 2, 3)).shape == (4, 3)

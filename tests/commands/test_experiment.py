@@ -94,7 +94,7 @@ def test_settings_may_be_given_as_numpy_and_lists_have_them() -> None:
         epsilon=np.float32(0.5),  # pyright: ignore[reportArgumentType]
         clip=np.bool_(False),  # pyright: ignore[reportArgumentType]
         tolerance=None,
-        weight_angle=np.int8(45),
+        weight_angle=np.int8(45),  # pyright: ignore[reportArgumentType]
         epochs=np.uint8(3),  # pyright: ignore[reportArgumentType]
         padding=range(1),  # pyright: ignore[reportArgumentType]
     )

@@ -105,7 +105,7 @@ def test_what_a_newcomer_prints_is_a_few_lines() -> None:
     model = PrototypicalNetwork(dense(4, 5, 3))
     x, y = split.images, one_hot(labels, 3)
     ep = EquilibriumPropagation(20, 8, 0.5)
-    steps = {"free_steps": 60, "nudged_steps": 50}
+    steps: dict[str, Any] = {"free_steps": 60, "nudged_steps": 50}
     process = ep_process(model, x, y, beta=0.1, **steps)
     found = compare(process, bptt_process(model, x, y, **steps))
     for said, most in (
