@@ -727,7 +727,7 @@ def test_people_read_whose_weights_they_are_and_metrics_how_torch_has_them(
 
     monkeypatch.setattr("eqprop.pictures.theorem.write_png", collect)
     few = ["--free-steps", "30", "--nudged-steps", "5", "--batches", "1", "--batch-size", "3"]
-    metrics = run(tmp_path / "out", "theorem", "digits", *few, "--betas", "0.1")
+    metrics = run(tmp_path / "out", "theorem", "digits", *few, "--betas", "0.1", "0.2")
     people = {
         f"{what} of {layer}"
         for what in ("weight", "bias")

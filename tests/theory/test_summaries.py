@@ -20,8 +20,8 @@ from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.summary import summary
 from eqprop.training.evaluation import evaluate
 
-OTHERWISE = {"Running", "Checkpoint"}
-"""Those that no person prints."""
+OTHERWISE = {"Checkpoint"}
+"""Those that say something else of themselves."""
 
 
 @final

@@ -280,7 +280,7 @@ class Dataset:
 
         train, test = split("train", x_train, y_train), split("test", x_test, y_test)
         if classes is None:
-            classes = _count(name, torch.cat([train.labels, test.labels]))
+            classes = _classes_of(name, torch.cat([train.labels, test.labels]))
         return cls(name, train, test, classes)
 
     @property
@@ -289,7 +289,7 @@ class Dataset:
         return tuple(self.train.images.shape[1:])
 
 
-def _count(name: str, labels: Tensor) -> int:
+def _classes_of(name: str, labels: Tensor) -> int:
     """How many classes there are, if the labels are 0 … and leave none out."""
     found = labels.unique().tolist()
     if found and found[0] < 0:

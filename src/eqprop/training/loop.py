@@ -24,6 +24,7 @@ from eqprop.data.augmentation import Augmentation
 from eqprop.data.dataset import Dataset, Split
 from eqprop.estimators.descent import require_no_closure
 from eqprop.estimators.estimator import Estimate, Estimator
+from eqprop.summary import summary
 from eqprop.training.evaluation import evaluate
 from eqprop.training.fitting import require_trainable
 from eqprop.training.settled import Tally
@@ -103,6 +104,8 @@ class Unfinished:
     free: Mapping[str, int]
     nudged: Mapping[str, int]
 
+    __repr__ = summary
+
     def plain(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""
         return {**asdict(self), "began": self.began}
@@ -146,6 +149,8 @@ class Running:
     nudged: Tally
     estimate: Estimate | None
     tested: int = 0
+
+    __repr__ = summary
 
     @property
     def train_error(self) -> float:
