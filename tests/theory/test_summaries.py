@@ -113,8 +113,8 @@ def test_what_a_newcomer_prints_is_a_few_lines() -> None:
         (data, 5),
         (ep(model, x, y), 7),
         (evaluate(model, split, 20), 9),
-        (process, 20),
-        (found, 22),
+        (process, 24),
+        (found, 26),
         (average([found, found]), 30),
         (weight_images(model, (4,))[0], 7),
     ):

@@ -330,7 +330,7 @@ class Student:
                 unfinished=begun.unfinished if begun else None,
                 on_batch=self.count,
             ):
-                self.history.append({**vars(metrics), "seconds": 0.0})
+                self.history.append({**vars(metrics), "seconds": 0.0, "weight_angles": []})
         return self.history
 
     def count(self, running: Running) -> None:

@@ -1,7 +1,7 @@
 """What was found of a model, in words and tables: what the command line prints."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eqprop.analysis.agreement import Average, Premise
 from eqprop.analysis.diagnosis import BetaCurve, Cell, Diagnosis
@@ -27,7 +27,7 @@ def theorem_text(diagnosis: Diagnosis, width: int = 80) -> str:
         spread = f" ± {found.spread.total_update_angle:.1g}" if found.batches > 1 else ""
         said += [
             "",
-            table(headers, _rows(found), width=width).rstrip("\n"),
+            table(headers, _rows(found, diagnosis.labels), width=width).rstrip("\n"),
             "angle between the total update of EP and minus the total gradient of BPTT, weights: "
             f"{_number(found.mean.total_update_angle, '.3g', f'{spread}°')}",
         ]
@@ -43,12 +43,13 @@ def theorem_text(diagnosis: Diagnosis, width: int = 80) -> str:
     return "\n".join(said) + "\n"
 
 
-def _rows(found: Average) -> list[tuple[str, ...]]:
+def _rows(found: Average, labels: Mapping[str, str]) -> list[tuple[str, ...]]:
     """What is compared, and how well it agrees."""
     rows = []
     for whole, parts in (("states", "by_layer"), ("parameters", "by_parameter")):
         means, spreads = (
-            {whole: getattr(of, whole), **{f"  {n}": a for n, a in getattr(of, parts).items()}}
+            {whole: getattr(of, whole)}
+            | {f"  {labels.get(name, name)}": a for name, a in getattr(of, parts).items()}
             for of in (found.mean, found.spread)
         )
         for label, of in means.items():
