@@ -69,6 +69,7 @@ _PLACE = {
     "EEXIST": "move away what is in the way",
     "ENOTDIR": "move away the file that is in the way",
     "EISDIR": "move away the folder that is in the way",
+    "ELOOP": "put right the links on the way",
     "ENOENT": "see whether somebody removed it, or what it lies in",
     "ENOLCK": "use another file system",
     "EOPNOTSUPP": "use another file system",

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 
 __all__ = ["locked", "naming", "write_atomically"]
@@ -60,7 +61,7 @@ def naming(path: Path, *instead_of: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or str(error.filename) in map(str, instead_of):
+        if error.filename is None or error.filename in map(str, instead_of):
             error.filename = str(path)
         raise
 
@@ -83,9 +84,11 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     # Imported here, as hardly any command needs it.
     from filelock import FileLock
 
-    lock = FileLock(path, blocking=wait, fallback_to_soft=False)
+    # Where there are no locks, versions that know of it would make a file instead.
+    known = signature(FileLock.__init__).parameters
+    lock = FileLock(path, **({"fallback_to_soft": False} if "fallback_to_soft" in known else {}))
     try:
-        lock.acquire()
+        lock.acquire(blocking=wait)
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _UNABLE:
             raise

@@ -3,6 +3,10 @@
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -440,6 +444,56 @@ def test_what_is_measured_in_a_process_ticks_in_this_one() -> None:
     ticks: list[str] = []
     found = in_own_process("mine", twice, os.getpid(), tick=ticks.append)
     assert (ticks, found) == (["once", "twice"], {"elsewhere": True})
+
+
+ALONE = (
+    "import sys, time; from eqprop.cli import bench; from eqprop.cli.main import main\n"
+    "from eqprop.runs.own_process import in_own_process\n"
+    "bench.run = lambda _: in_own_process('mine', time.sleep, 600)\n"
+    "sys.exit(main(['bench']))"
+)
+"""Measures nothing, but waits for a process of its own."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+@pytest.mark.parametrize("begun", [True, False], ids=["measuring", "beginning"])
+@pytest.mark.parametrize("ended_by", ["SIGTERM", "SIGINT", "SIGKILL"])
+def test_no_process_is_left_of_a_command_that_was_ended(ended_by: str, begun: bool) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", ALONE], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    patience = time.monotonic() + 60
+    while not (started := started_by(command.pid)):
+        assert command.poll() is None
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+    if begun:
+        time.sleep(0.3)
+    # From a terminal, Ctrl-C goes to all.
+    to = os.killpg if ended_by == "SIGINT" else os.kill
+    to(command.pid, getattr(signal, ended_by))
+    _, err = command.communicate(timeout=20)
+    patience = time.monotonic() + 10
+    while any(map(lives, started)):
+        assert time.monotonic() < patience, "a process has outlived the command"
+        time.sleep(0.005)
+    if ended_by != "SIGKILL":
+        said = {"SIGTERM": "ended by SIGTERM", "SIGINT": "interrupted"}[ended_by]
+        assert (command.returncode, err) == (128 + getattr(signal, ended_by), f"eqprop: {said}\n")
+
+
+def started_by(pid: int) -> list[int]:
+    """The processes that one has started to measure."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for thread in threads for child in thread.read_text().split()]
+    return [c for c in found if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def twice(parent: int, tick: Callable[[str], None]) -> dict[str, Any]:

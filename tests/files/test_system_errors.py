@@ -152,7 +152,110 @@ def test_a_folder_that_is_moved_meanwhile_is_not_made_anew(
     assert not Path("r").exists()
 
 
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [
+        ("metrics.jsonl", "train --resume r --epochs 3"),
+        ("curves.png", "train --resume r --epochs 3"),
+        (".lock", "train --resume r --epochs 3"),
+        ("pictures/states.png", "show r --test-samples 20"),
+    ],
+    ids=["metrics", "curves", "lock", "picture"],
+)
+def test_a_folder_in_the_place_of_a_file_is_named(
+    taken: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *QUICK, "--out", "r"]) == 0
+    Path("r", taken).unlink(missing_ok=True)
+    Path("r", taken).mkdir(parents=True)
+    capsys.readouterr()
+    assert main(words.split()) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"r/{taken}: Is a directory; move away the folder that is in the way" in said
+    # Where a run goes on is no matter of choice.
+    assert ("--out" in said) is words.startswith("show")
+
+
+@pytest.mark.parametrize("words", ["train", "theorem digits"])
+def test_a_name_that_is_too_long_is_one_line(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words.split(), "--out", "x" * 300]) == 1
+    assert "File name too long; choose a shorter name" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", ["train", "theorem digits"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_computed(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("protected").mkdir()
+    # Write protection does not bind an administrator.
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "protected")
+    monkeypatch.setattr("eqprop.runs.build.load_dataset", failing(errno.EIO))
+    assert main([*words.split(), "--out", "protected/r"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "protected/r: expected a folder that can be written to" in said
+    assert list(Path("protected").iterdir()) == []
+
+
+def test_a_disk_that_fails_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(OSError, match="file"):
+        write_atomically(Path("file"), b"contents")
+
+
+def test_a_folder_that_cannot_be_opened_is_written_to_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "open", failing(errno.EACCES))  # as on Windows
+    write_atomically(Path("file"), b"contents")
+    assert Path("file").read_bytes() == b"contents"
+
+
+def test_what_a_run_leaves_where_nothing_is_locked_keeps_nobody_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", failing(errno.ENOSYS))
+    Path("r").mkdir()
+    Path("r/.lock").touch()
+    with RunFolder(Path("r")).claimed():
+        pass
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_settings_that_an_editor_has_saved_in_its_own_way_are_read(encoding: str) -> None:
+    assert main(["train", *QUICK, "--epochs", "1", "--out", "r"]) == 0
+    folder = RunFolder(Path("r"))
+    expected = folder.read_config()
+    folder.config.write_text(folder.config.read_text(), encoding=encoding)
+    assert folder.read_config() == expected
+
+
+def test_a_run_of_a_newer_version_that_has_nothing_new_is_read() -> None:
+    assert main(["train", *QUICK, "--epochs", "1", "--out", "r"]) == 0
+    folder = RunFolder(Path("r"))
+    config = json.loads(folder.config.read_text())
+    config["environment"]["eqprop"] = "99.0"
+    folder.config.write_text(json.dumps(config))
+    assert folder.read_config().environment["eqprop"] == "99.0"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_obstacle(closed: str) -> None:
+    command = f"{sys.executable} -m eqprop presets {closed}"
+    run = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert ("c-vf-1h" in run.stdout) is (">&-" not in closed.replace("2>&-", ""))
+
+
 FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_a_full_standard_error_is_no_traceback() -> None:
+    with FULL.open("w") as full:
+        words = [sys.executable, "-m", "eqprop", "train", "p-9h"]
+        assert subprocess.run(words, stderr=full).returncode == 2
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")

@@ -72,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _give_up(sys.stderr)
         return 1
     except OSError as error:
-        otherwise = "or choose another --out" if hasattr(options, "out") else ""
+        # A run that goes on is where it is.
+        elsewhere = hasattr(options, "out") and getattr(options, "resume", None) is None
+        otherwise = "or choose another --out" if elsewhere else ""
         return _complain(system_error(error, otherwise), 1)
     except Failure as error:
         return _complain(error, 1)

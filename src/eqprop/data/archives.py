@@ -354,12 +354,10 @@ def _unpack(raw: bytes, file: ArchiveFile, *, packed: bool = True) -> bytes:
 @contextmanager
 def _download_right(folder: Path) -> Iterator[None]:
     """Hold the right to download into `folder`, which is made if need be."""
-    lock = folder / ".lock"
     with ExitStack() as held:
         try:
-            with naming(folder, lock):
-                folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(lock))
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / ".lock"))
         except OSError as error:
             raise DataError(
                 f"{folder} lacks archives that cannot be downloaded into it: expected a folder "

@@ -67,6 +67,9 @@ class BPTT(Estimator):
             with torch.no_grad():
                 settled = relax(model, x, settling, drive=drive, tolerance=self.tolerance)
             state = settled.state
+            # Some versions of torch would go on with the rounded weights of there, which pass no
+            # gradient.
+            torch.clear_autocast_cache()
         last = relax(
             model,
             x,

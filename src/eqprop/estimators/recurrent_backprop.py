@@ -79,6 +79,9 @@ class RecurrentBackprop(Estimator):
             drive = model.drive(x)
         with torch.no_grad():
             free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
+        # Some versions of torch would go on with the rounded weights of there, which pass no
+        # gradient.
+        torch.clear_autocast_cache()
         with torch.enable_grad():
             state = tuple(layer.detach().requires_grad_() for layer in free.state)
             _, after = next(transitions(model, drive, state, 1))

@@ -114,7 +114,7 @@ class RunFolder:
             RunError: another process has it.
         """
         with ExitStack() as held:
-            with naming(self.path, self._lock):
+            with naming(self._lock):
                 self.path.mkdir(parents=True, exist_ok=True)
                 try:
                     held.enter_context(locked(self._lock, wait=False))

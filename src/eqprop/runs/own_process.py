@@ -39,7 +39,7 @@ def in_own_process(
     context = multiprocessing.get_context("spawn")
     connection, other_end = context.Pipe()
     process = context.Process(target=_work, args=(other_end, tick is not None), daemon=True)
-    with _spared_from_ctrl_c():
+    with _undisturbed():
         process.start()
     # That process's end is then the only one: once it has gone, nothing more is to be received.
     other_end.close()
@@ -75,16 +75,26 @@ def _alive(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _spared_from_ctrl_c() -> Iterator[None]:
-    """What is started within it ignores Ctrl-C, which is for the command, who ends it then."""
+def _undisturbed() -> Iterator[None]:
+    """Within it a process is started from which Ctrl-C is kept, as it is for the command, which
+    ends the process then; and SIGTERM waits, as one that is started by half complains.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    waiting: list[int] = []
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate = signal.getsignal(signal.SIGTERM)
+    if callable(terminate):
+        signal.signal(signal.SIGTERM, lambda number, _: waiting.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interrupt)
+        if callable(terminate):
+            signal.signal(signal.SIGTERM, terminate)
+        for number in waiting:
+            signal.raise_signal(number)
 
 
 def _work(connection: Connection, ticking: bool) -> None:

@@ -26,8 +26,8 @@ and why:
   steps to add up. So plain gradient descent learns at twenty times the published rate. With untied
   weights the rate above the first layer is small, as the backward weights, which move by the same
   one, would otherwise shrink and turn away from the forward ones.
-- ``p-conv-fast``: with T = 6 and K = 3, and rates above the first layer about as large as these, it
-  answered before it had settled, and got worse from its second epoch.
+- ``p-conv-fast``: larger rates above the first layer make it settle more slowly; T = 6, K = 3 then
+  got worse from the second epoch, T = 8 ended at 0.69 % after nine (seed 0; rates 0.0005, 0.001).
 
 Source: https://arxiv.org/abs/1905.13633, Table 1; https://arxiv.org/abs/2005.04168, figure 4; and
 the commands published with them.
@@ -167,7 +167,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "p-conv-fast": Preset(
         "p-conv by our own recipe",
-        _published(0, 10, 4, 0.4, (0.001, 0.0005, 0.001), 8, **_CONV, **_FAST).override(
+        _published(0, 10, 4, 0.4, (0.001, 0.0002, 0.0005), 8, **_CONV, **_FAST).override(
             {"batch_size": 50, "threads": 2}
         ),
     ),
