@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 __all__ = ["locked", "naming", "write_atomically"]
 
@@ -86,7 +87,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     # Where there are no locks, versions that know of it would make a file instead.
     known = signature(FileLock.__init__).parameters
-    lock = FileLock(path, **({"fallback_to_soft": False} if "fallback_to_soft" in known else {}))
+    hard: dict[str, Any] = {"fallback_to_soft": False} if "fallback_to_soft" in known else {}
+    lock = FileLock(path, **hard)
     try:
         lock.acquire(blocking=wait)
     except (NotImplementedError, OSError) as error:
