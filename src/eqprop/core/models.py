@@ -395,7 +395,8 @@ def own_memory(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     for name, gradient in gradients.items():
         shared = gradient.data_ptr() in seen or not gradient.is_contiguous()
-        owned[name] = gradient.clone() if shared else gradient
+        # Zeros that stand for no gradient require one in some versions of torch.
+        owned[name] = gradient.clone() if shared else gradient.detach()
         seen.add(gradient.data_ptr())
     return owned
 
