@@ -447,7 +447,9 @@ def test_what_is_measured_in_a_process_ticks_in_this_one() -> None:
 
 
 ALONE = (
-    "import sys, time; from eqprop.cli import bench; from eqprop.cli.main import main\n"
+    # Whoever runs the tests in the background ignores Ctrl-C, and the child would inherit that.
+    "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from eqprop.cli import bench; from eqprop.cli.main import main\n"
     "from eqprop.runs.own_process import in_own_process\n"
     "bench.run = lambda _: in_own_process('mine', time.sleep, 600)\n"
     "sys.exit(main(['bench']))"
