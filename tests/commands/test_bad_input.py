@@ -169,7 +169,7 @@ few = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     max_examples=100,
 )
-many = settings(few, max_examples=1500)
+many = settings(few, max_examples=400)
 more = pytest.mark.exhaustive
 
 

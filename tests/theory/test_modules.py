@@ -4,6 +4,7 @@ import copy
 import io
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from eqprop.core.activations import Activation
-from eqprop.core.models import ConvergentModel, State, VectorFieldModel
+from eqprop.core.models import ConvergentModel, PrimitiveModel, State, VectorFieldModel
 from eqprop.core.phases import relax
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
@@ -359,3 +360,108 @@ def test_an_input_that_is_no_tensor_or_of_another_type_is_refused_in_words(batch
         relax(model, batch[0].float().to("meta"), 3)
     with pytest.raises(TypeError, match="model: expected a ConvergentModel, got Tensor"):
         relax(batch[0], model, 3)  # pyright: ignore[reportArgumentType]
+
+
+class Own(PrimitiveModel):
+    """With a Φ that somebody has written."""
+
+    def __init__(self, phi: Callable[[Tensor, State], Any]) -> None:
+        super().__init__([5, 3])
+        self.a, self._phi = nn.Linear(4, 5), phi
+
+    def phi(self, x: Tensor, state: State) -> Any:
+        return self._phi(self.a(x), state)
+
+
+class OwnField(VectorFieldModel):
+    def __init__(self, field: Callable[[Tensor, State], Any]) -> None:
+        super().__init__([5, 3])
+        self.a, self._field = nn.Linear(4, 5), field
+
+    def field(self, drive: Tensor, state: State) -> Any:
+        return self._field(self.a(drive), state)
+
+
+def _one_more_sample(x: Tensor, s: State) -> Tensor:
+    return torch.cat([(x * s[0]).sum(1), x.new_zeros(1)])
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: Own(lambda x, s: None), "phi: expected one value per sample, .* got NoneType"),
+        (lambda: Own(lambda x, s: (x * s[0]).sum()), r"phi: .* shape \(7,\), got \(\)"),
+        (lambda: Own(_one_more_sample), r"phi: .* shape \(7,\), got \(8,\)"),
+        (lambda: Own(lambda x, s: (x * s[0]).sum(1).detach()), "that autograd can follow back"),
+        (lambda: OwnField(lambda x, s: (x,)), r"step: expected a state of 2 layers"),
+        (lambda: OwnField(lambda x, s: (x[:1], s[1])), r"got 2, of \(1, 5\), \(7, 3\)"),
+        (lambda: OwnField(lambda x, s: (x[:, :1], s[1])), r"got 2, of \(7, 1\), \(7, 3\)"),
+    ],
+    ids=["none", "sum", "more", "detached", "one layer", "one sample", "one unit"],
+)
+def test_what_a_model_of_ones_own_gives_is_refused_in_words_if_it_does_not_fit(
+    model: Callable[[], ConvergentModel], said: str, batch: Batch
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        relax(model(), batch[0].float(), 3)
+
+
+@pytest.mark.parametrize(
+    "rho",
+    [
+        lambda s: s.sum(1, keepdim=True),
+        lambda s: s.double(),
+        lambda s: s > 0,
+        lambda s: None,
+        lambda s: s.numpy(),
+        lambda s: s[:1],
+    ],
+    ids=["sum", "double", "bool", "none", "numpy", "one row"],
+)
+def test_a_rho_that_is_no_function_of_every_element_is_refused_in_words(rho: Any) -> None:
+    for network in (PrototypicalNetwork, RealTimeNetwork):
+        with pytest.raises(ValueError, match="activation: expected a function of every element"):
+            network(dense(4, 5, 3), rho)
+
+
+@pytest.mark.parametrize(
+    ("rho", "said"),
+    [
+        (lambda s: torch.tanh(s.detach()), "that autograd can differentiate"),
+        (lambda s: s.mul_(0.5), "that autograd can differentiate"),
+        (
+            Activation("mine", torch.tanh, lambda s, _: cast("Any", 1.0)),
+            "every element, got that of mine",
+        ),
+    ],
+    ids=["detached", "in place", "a number"],
+)
+def test_a_rho_without_a_slope_is_refused_in_words_in_real_time(rho: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RealTimeNetwork(dense(4, 5, 3), rho)
+
+
+class Careless(Estimator):
+    """Gives back what somebody has written."""
+
+    free_steps = 3
+
+    def __init__(self, gives: Any) -> None:
+        self.gives = gives
+
+    def estimate(self, model: Any, x: Any, target: Any, generator: Any) -> Any:
+        return self.gives
+
+
+def test_what_is_no_estimate_no_cost_and_no_generator_is_refused_in_words(batch: Batch) -> None:
+    model, x, target = drawn("layered"), batch[0].float(), batch[1].float()
+    with pytest.raises(
+        TypeError, match=r"Careless.estimate: expected an Estimate, .* got NoneType"
+    ):
+        Careless(None)(model, x, target)
+    wrong: Any = nn.MSELoss()
+    with pytest.raises(TypeError, match="cost: expected a Cost, .* got MSELoss"):
+        EquilibriumPropagation(3, 3, 0.1, cost=wrong)(model, x, target)
+    seed: Any = 0
+    with pytest.raises(TypeError, match="generator: expected a torch.Generator, .* got int"):
+        EquilibriumPropagation(3, 3, 0.1)(model, x, target, seed)

@@ -99,10 +99,23 @@ def as_activation(rho: Rho) -> Activation:
     differentiable.
 
     Raises:
-        ValueError: an unknown name, or a module with parameters.
+        ValueError: an unknown name, a module with parameters, or what is no function of every
+            element alone, that gives one like it.
         TypeError: neither a name nor callable.
     """
     if isinstance(rho, Activation):
+        at = torch.tensor([[-0.5, 0.0], [0.5, 1.5], [0.0, 0.0]])
+        value = rho.function(at.clone())
+        if not isinstance(value, Tensor) or (value.shape, value.dtype) != (at.shape, at.dtype):
+            got = (
+                f"{value.dtype} of shape {tuple(value.shape)}"
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
+            raise ValueError(
+                f"activation: expected a function of every element, {at.dtype} of shape "
+                f"{tuple(at.shape)} for as much, got one, {rho.name}, that gives {got}"
+            )
         return rho
     if isinstance(rho, str):
         return as_activation(ACTIVATIONS.load(rho))
@@ -114,7 +127,8 @@ def as_activation(rho: Rho) -> Activation:
             "parameters would not be trained; write them into a model of your own"
         )
 
-    return Activation(getattr(rho, "__name__", type(rho).__name__), rho, _Slope(rho))
+    name = getattr(rho, "__name__", type(rho).__name__)
+    return as_activation(Activation(name, rho, _Slope(rho)))
 
 
 @final

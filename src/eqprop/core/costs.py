@@ -17,8 +17,14 @@ def require_per_sample(name: str, value: Tensor, samples: int) -> Tensor:
     """``value``, if it is one number per sample.
 
     Raises:
-        ValueError: it is not of shape (B,): a mean or a sum over the batch, for instance.
+        ValueError: it is not of shape (B,): a mean or a sum over the batch, for instance; or no
+            tensor.
     """
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name}: expected one value per sample, a tensor of shape ({samples},), got "
+            f"{type(value).__name__}"
+        )
     if value.shape != (samples,):
         raise ValueError(
             f"{name}: expected one value per sample, shape ({samples},), got {tuple(value.shape)}"

@@ -17,6 +17,9 @@ def derivative(
         function: of the tensors in ``at``; its value is summed, unless there are weights.
         at: its arguments.
         weights: of the shape of its value.
+
+    Raises:
+        TypeError: the value depends on the arguments by nothing that autograd knows.
     """
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -27,6 +30,11 @@ def derivative(
             for tensor in at
         )
         value = function(*nodes)
+        if not value.requires_grad:
+            raise TypeError(
+                "expected a value that autograd can follow back to the states, got one that it "
+                "cannot: computed under no_grad, detached, by numpy, or of none of them"
+            )
         return torch.autograd.grad(
             value.sum() if weights is None else value,
             nodes,

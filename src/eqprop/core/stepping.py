@@ -52,11 +52,15 @@ def transitions(
         phase: what messages call it.
 
     Raises:
+        ValueError: a step that leads to layers of other shapes.
         NonFiniteError: after the last step, if the state is not finite then; names the layer, the
             phase and the step.
     """
     start, after = state, state
-    for before, after in islice(_stepping(model, drive, start, nudge, update), steps):
+    stepping = islice(_stepping(model, drive, start, nudge, update), steps)
+    for number, (before, after) in enumerate(stepping):
+        if number == 0:
+            _require_alike(before, after)
         yield before, after
     sent = (drive,) if isinstance(drive, Tensor) else ()
     if _is_finite((*sent, *after)):
@@ -75,6 +79,16 @@ def transitions(
     with torch.no_grad():
         again = islice(_stepping(model, drive, start, nudge), steps)
         require_finite(model, (state for _, state in again), taken + steps, phase, taken=taken)
+
+
+def _require_alike(before: State, after: State) -> None:
+    expected, found = ([tuple(layer.shape) for layer in state] for state in (before, after))
+    if found != expected:
+        said, got = (", ".join(map(str, shapes)) for shapes in (expected, found))
+        raise ValueError(
+            f"step: expected a state of {len(expected)} layers, of shapes {said}, got "
+            f"{len(found)}, of {got}; what is the field of every layer?"
+        )
 
 
 def _stepping(

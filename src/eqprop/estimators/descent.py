@@ -49,7 +49,7 @@ def learning_rates(model: ConvergentModel, optimizer: torch.optim.Optimizer) -> 
     Raises:
         ValueError: the optimizer holds none of the model's parameters.
     """
-    rates = {id(p): float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+    rates = {id(p): float(g.get("lr", 0.0)) for g in optimizer.param_groups for p in g["params"]}
     if not any(id(p) in rates for p in model.parameters()):
         raise ValueError("optimizer: expected one of the model's parameters, got one of others")
     return {

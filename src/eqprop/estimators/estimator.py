@@ -81,14 +81,31 @@ class Estimator(ABC):
         Raises:
             TypeError: a model that is no convergent one, a parameter with a hook of backward, x or
                 the target no tensor, or in another dtype or on another device than the parameters,
-                or inference mode.
+                or inference mode; a cost that is none, or a generator; an own estimator that
+                returns no estimate.
             ValueError: a target that is not shaped like the output layer, such as labels, or no
                 sample.
             NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
         """
         model = require_model(model)
         _require_fitting(model, x, target)
-        return self.estimate(model, x, target, generator)
+        if not isinstance(self.cost, Cost):
+            raise TypeError(
+                f"cost: expected a Cost, such as SquaredError() or a class of your own that is "
+                f"one, got {type(self.cost).__name__}"
+            )
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(
+                f"generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), "
+                f"got {type(generator).__name__}"
+            )
+        found = self.estimate(model, x, target, generator)
+        if not isinstance(found, Estimate):
+            raise TypeError(
+                f"{type(self).__name__}.estimate: expected an Estimate, such as Estimate(free), "
+                f"got {type(found).__name__}"
+            )
+        return found
 
     @abstractmethod
     def estimate(

@@ -47,7 +47,19 @@ class RealTimeNetwork(LayeredNetwork):
         super().__init__(connections, updates=updates, epsilon=epsilon, clip=clip)
         self.rho = as_activation(rho)
         origin = torch.zeros(1)
-        if not self.rho.derivative(origin, self.rho(origin)).any():
+        try:
+            slope = self.rho.derivative(origin, self.rho(origin.clone()))
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"rho: expected a function that autograd can differentiate, got {self.rho.name} "
+                f"({error}); write it with operations of torch, or give its derivative"
+            ) from error
+        if not isinstance(slope, torch.Tensor) or slope.shape != origin.shape:
+            raise ValueError(
+                f"rho: expected a derivative for every element, got that of {self.rho.name}, which "
+                f"gives {slope!r} for one element"
+            )
+        if not slope.any():
             raise ValueError(
                 f"rho: expected a function with a slope at 0, where states begin, got "
                 f"{self.rho.name} with ρ′(0) = 0, from where no unit would ever move; take "

@@ -98,8 +98,19 @@ class Checkpoint:
         scheduler: Stateful | None = None,
         unfinished: Unfinished | None = None,
     ) -> Self:
-        """The state of these objects now: a copy, which training on does not touch."""
+        """The state of these objects now: a copy, which training on does not touch.
+
+        Raises:
+            TypeError: a generator or an unfinished epoch that is none.
+        """
         model = _inner(model)
+        for name, given, kind in (
+            ("generator", generator, torch.Generator),
+            ("unfinished", unfinished, Unfinished | None),
+        ):
+            if not isinstance(given, kind):
+                expected = "a torch.Generator" if name == "generator" else "running.unfinished()"
+                raise TypeError(f"{name}: expected {expected}, got {type(given).__name__}")
         return cls(
             deepcopy(model.state_dict()),
             deepcopy(optimizer.state_dict()),

@@ -31,6 +31,11 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
                 f"{name}: expected {such}, got {got}; the order is model, estimator, optimizer, "
                 "data"
             )
+    if not hasattr(estimator, "free_steps"):
+        raise TypeError(
+            f"estimator: expected one with free_steps, T, with which it is evaluated too, got "
+            f"{type(estimator).__name__}, which has none; set it in its class"
+        )
     assert isinstance(optimizer, Optimizer)
     assert isinstance(data, Dataset)
     if model.shapes[-1] != (data.classes,):

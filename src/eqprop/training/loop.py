@@ -210,7 +210,7 @@ def train(
 
     Raises:
         TypeError: an optimizer whose ``step`` needs a closure, such as LBFGS; what is no model,
-            estimator, optimizer or data set, or in another dtype or on another device.
+            estimator, optimizer, data set, scheduler or generator; another dtype or device.
         ValueError: an output layer that has not one unit for every class; an unfinished epoch that
             does not follow on those that are done, or is longer than these data.
         NonFiniteError: a state or a parameter stopped being finite; the model is then beyond
@@ -221,6 +221,19 @@ def train(
     """
     require_trainable(model, estimator, optimizer, data)
     require_no_closure(optimizer)
+    for name, given, method in (("scheduler", scheduler, "step"), ("generator", generator, "seed")):
+        if given is not None and not hasattr(given, method):
+            such = (
+                "a scheduler of torch.optim.lr_scheduler"
+                if name == "scheduler"
+                else ("a torch.Generator, such as torch.Generator().manual_seed(0)")
+            )
+            raise TypeError(f"{name}: expected {such}, got {type(given).__name__}")
+    if not isinstance(unfinished, Unfinished | None):
+        raise TypeError(
+            "unfinished: expected what running.unfinished() or a checkpoint gave, got "
+            f"{type(unfinished).__name__}"
+        )
     if generator is None:
         generator = torch.Generator(data.train.images.device).manual_seed(0)
     batches = -(-len(data.train) // batch_size)
