@@ -29,6 +29,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     # Always the same name, so that what a kill leaves behind is overwritten the next time.
     temporary = path.with_name(f".{path.name}.part")
     with naming(path, temporary):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            # Else a device, or a pipe, would be gone, and a file in its place. (A folder stays.)
+            raise FileExistsError(errno.EEXIST, "Not a regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:

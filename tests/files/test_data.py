@@ -534,3 +534,15 @@ def test_a_target_is_one_at_the_label_and_zero_elsewhere(dtype: torch.dtype) -> 
         targets = one_hot(labels, 4, dtype)
         assert targets.dtype == dtype
         assert targets.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+
+
+def test_numbers_that_are_masked_or_too_large_are_refused_in_words() -> None:
+    x = np.ones((2, 2))
+    masked = np.ma.array(x, mask=[[False, True], [False, False]])
+    with pytest.raises(ValueError, match="images: expected a number everywhere, got a masked"):
+        Split(masked, np.array([0, 1]))
+    with pytest.raises(ValueError, match="labels: expected a number everywhere, got a masked"):
+        Split(x, np.ma.array([0, 1], mask=[False, True]))
+    with pytest.raises(ValueError, match="labels: expected numbers of at most 2\\^63 − 1, got 92"):
+        Split(x, np.full(2, 2**63 + 5, dtype=np.uint64))
+    assert len(Split(np.ma.array(x), np.ma.array([0, 1]))) == 2

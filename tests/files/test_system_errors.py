@@ -303,3 +303,16 @@ def _works(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """As root a device would be gone, for everybody."""
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for path, error in ((pipe, FileExistsError), (folder, IsADirectoryError)):
+        with pytest.raises(error) as refused:
+            write_atomically(path, b"whole")
+        assert refused.value.filename == str(path)
+    assert pipe.is_fifo()
+    assert folder.is_dir()

@@ -499,3 +499,34 @@ def test_what_cannot_be_trained_is_refused_in_words() -> None:
     ):
         with pytest.raises(error, match=said):
             require_trainable(*given)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+        ({"epochs": 1.5}, "epochs: expected a whole number of at least 0, got 1.5"),
+        ({"epochs": -1}, "epochs: expected a whole number of at least 0, got -1"),
+        ({"done": -1}, "done: expected a whole number of at least 0, got -1"),
+        ({"generator": 0}, "generator: expected a torch.Generator, .* got int"),
+        ({"scheduler": []}, "scheduler: expected a scheduler of .* got list"),
+        ({"unfinished": {}}, "unfinished: expected what .* got dict"),
+    ],
+    ids=str,
+)
+def test_what_training_cannot_be_told_is_refused_in_words(change: Any, said: str) -> None:
+    student = Student("sgd", "constant", False)
+    rest = student.model, student.estimator, student.optimizer, eighteen()
+    with pytest.raises((TypeError, ValueError), match=said):
+        train(*rest, **{"epochs": 1, **change})
+
+
+def test_an_optimizer_or_a_scheduler_that_would_do_nothing_is_refused() -> None:
+    student, other = (Student("sgd", "constant", True) for _ in range(2))
+    stranger = torch.optim.Adam(student.model.parameters())
+    with pytest.raises(ValueError, match="optimizer: expected that of the estimator, a SGD"):
+        train(student.model, student.estimator, stranger, eighteen(), epochs=1)
+    scheduler = MultiStepLR(other.optimizer, [2])
+    rest = student.model, student.estimator, student.optimizer, eighteen()
+    with pytest.raises(ValueError, match="scheduler: expected one of the optimizer, got that of"):
+        train(*rest, epochs=1, scheduler=scheduler)

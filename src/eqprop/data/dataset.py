@@ -131,6 +131,11 @@ def _numbers(name: str, given: Given) -> Tensor:
     """
     if isinstance(given, Tensor):
         return given
+    if np.ma.is_masked(given):
+        raise ValueError(
+            f"{name}: expected a number everywhere, got a masked array that leaves some out; fill "
+            "them, or leave out their samples"
+        )
     try:
         array = np.asarray(given)
     except ValueError:
@@ -143,6 +148,8 @@ def _numbers(name: str, given: Given) -> Tensor:
             advice = "number the classes, before data are split, by "
             advice += "names, labels = numpy.unique(labels, return_inverse=True)"
         raise ValueError(f"{name}: expected numbers, got {kind} ({str(first)!r}, …); {advice}")
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: expected numbers of at most 2^63 − 1, got {array.max()}")
     # A copy: nobody is surprised by what they later write into an array, and torch takes no array
     # that is read-only, turned round, or in the byte order of another machine.
     return torch.tensor(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))

@@ -17,7 +17,7 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
         TypeError: one that is no model, estimator, optimizer or data set, as when they come in
             another order; data in another dtype or on another device than the parameters.
         ValueError: an output layer that has not one unit for every class, or an optimizer of other
-            parameters than the model's.
+            parameters than the model's, or another one than the estimator's.
     """
     model = require_model(model)
     for name, given, kind, such in (
@@ -35,6 +35,12 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
         raise TypeError(
             f"estimator: expected one with free_steps, T, with which it is evaluated too, got "
             f"{type(estimator).__name__}, which has none; set it in its class"
+        )
+    own = getattr(estimator, "optimizer", None)
+    if isinstance(own, Optimizer) and own is not optimizer:
+        raise ValueError(
+            f"optimizer: expected that of the estimator, a {type(own).__name__}, which takes the "
+            "steps, got another one, which would do nothing; give the same to both"
         )
     assert isinstance(optimizer, Optimizer)
     assert isinstance(data, Dataset)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
+from numbers import Integral
 from typing import Any, Self, final
 
 import torch
@@ -211,8 +212,9 @@ def train(
     Raises:
         TypeError: an optimizer whose ``step`` needs a closure, such as LBFGS; what is no model,
             estimator, optimizer, data set, scheduler or generator; another dtype or device.
-        ValueError: an output layer that has not one unit for every class; an unfinished epoch that
-            does not follow on those that are done, or is longer than these data.
+        ValueError: an output layer that has not one unit for every class; an optimizer that is not
+            the estimator's, or a scheduler of another one; numbers that cannot be; an unfinished
+            epoch that does not follow on those that are done, or is longer than these data.
         NonFiniteError: a state or a parameter stopped being finite; the model is then beyond
             rescue, and what was stored after the last epoch is the last good one.
 
@@ -229,6 +231,18 @@ def train(
                 else ("a torch.Generator, such as torch.Generator().manual_seed(0)")
             )
             raise TypeError(f"{name}: expected {such}, got {type(given).__name__}")
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError(
+            "scheduler: expected one of the optimizer, got that of another one, whose learning "
+            "rates it would change instead"
+        )
+    for name, number, least in (
+        ("epochs", epochs, 0),
+        ("batch_size", batch_size, 1),
+        ("done", done, 0),
+    ):
+        if not isinstance(number, Integral) or number < least:
+            raise ValueError(f"{name}: expected a whole number of at least {least}, got {number!r}")
     if not isinstance(unfinished, Unfinished | None):
         raise TypeError(
             "unfinished: expected what running.unfinished() or a checkpoint gave, got "
