@@ -1,5 +1,6 @@
 """The explicit steps and learning rules are those that autograd of Φ gives."""
 
+import math
 from typing import Any, get_args
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from eqprop.core.activations import Rho, as_activation
 from eqprop.core.models import PrimitiveModel, State, half_square_norm
-from eqprop.networks.connections.chains import convolutional, dense
+from eqprop.estimators.bptt import BPTT
+from eqprop.estimators.ep import EquilibriumPropagation
+from eqprop.networks.connections.chains import convolutional, dense, untied
 from eqprop.networks.connections.connection import Connection
 from eqprop.networks.connections.conv_pool import ConvPool
 from eqprop.networks.connections.dense import Dense
@@ -282,11 +285,35 @@ def test_weights_start_as_those_of_a_linear_layer_of_torch() -> None:
         (lambda: PrototypicalNetwork(dense(3, 4), "relu"), "scaled-sigmoid.*'relu'"),
         (lambda: RealTimeNetwork(dense(3, 4), epsilon=0), "epsilon.*> 0.*0"),
         (lambda: RealTimeNetwork(dense(3, 4), epsilon=float("nan")), "epsilon"),
+        (lambda: RealTimeNetwork(dense(3, 4), epsilon=float("inf")), "epsilon"),
+        (lambda: RealTimeNetwork(dense(3, 4), epsilon="0.5"), "epsilon: .* a number, got '0.5'"),  # pyright: ignore[reportArgumentType]
         (lambda: RealTimeNetwork(dense(3, 4), clip=(1, 0)), "low < high"),
+        (lambda: RealTimeNetwork(dense(3, 4), clip=True), r"\(low, high\) .* got True"),  # pyright: ignore[reportArgumentType]
+        (lambda: RealTimeNetwork(dense(3, 4), clip="01"), r"\(low, high\) .* got '01'"),  # pyright: ignore[reportArgumentType]
+        (lambda: RealTimeNetwork(dense(3, 4), clip=(0, 1, 2)), r"\(low, high\) .* got \(0, 1, 2"),  # pyright: ignore[reportArgumentType]
+        (lambda: RealTimeNetwork(dense(3, 4), clip=(0, "1")), "clip: expected a number, got '1'"),  # pyright: ignore[reportArgumentType]
+        (
+            lambda: PrototypicalNetwork(Dense(3, 4)),  # pyright: ignore[reportArgumentType]
+            r"a list of them, .* got Dense; write \[Dense\(",
+        ),
+        (lambda: PrototypicalNetwork(784), "a list of them, .* got int$"),  # pyright: ignore[reportArgumentType]
+        (lambda: untied(Dense(3, 4)), r"a list of them, .* got Dense; write \[Dense\("),  # pyright: ignore[reportArgumentType]
+        (lambda: untied([]), "at least one, got none"),
+        (lambda: untied(dense(3, 4, 2), "45"), "angle: expected a number, got '45'"),  # pyright: ignore[reportArgumentType]
+        (lambda: PrototypicalNetwork(dense(3, 4)).parameter_groups([-0.1]), "at least 0, got -0.1"),
+        (
+            lambda: PrototypicalNetwork(dense(3, 4)).parameter_groups([math.nan]),
+            "finite .* got nan",
+        ),
+        (lambda: PrototypicalNetwork(dense(3, 4)).parameter_groups(["x"]), "a number, got 'x'"),  # pyright: ignore[reportArgumentType]
+        (lambda: EquilibriumPropagation(3, 3, "0.5"), "beta: expected a number, got '0.5'"),  # pyright: ignore[reportArgumentType]
+        (lambda: EquilibriumPropagation(3, 3, 1j), "beta: expected a number, got 1j"),  # pyright: ignore[reportArgumentType]
+        (lambda: EquilibriumPropagation(3, 3, True), "beta: expected a number, got True"),
+        (lambda: BPTT(3, tolerance=True), "tolerance: expected a number, got True"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused(make_it, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_is_refused(make_it, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
         make_it()
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -396,6 +397,41 @@ def test_a_folder_that_is_no_run_is_refused(run: Run, command: list[str]) -> Non
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "nowhere" in err
     assert not Path("nowhere").exists()
+
+
+def test_a_folder_without_a_name_of_nobody_or_behind_a_dead_link_is_refused(run: Run) -> None:
+    Path("link").symlink_to("gone")
+    for words, said in (
+        (["train", "--out", ""], "argument --out: expected the name of a file or folder, got noth"),
+        (["train", "--resume", " "], "argument --resume: expected the name of a file or folder"),
+        (["show", "~nobody-here/r"], "~nobody-here/r: expected the home of somebody who has one"),
+        (["train", "--out", "link"], "link: expected a folder, but link is a link to gone, which"),
+        (["train", "--out", "link/below"], "link/below: expected a folder, but "),
+        (["theorem", "--out", "link"], "link: expected a folder, but link is a link to gone, whic"),
+    ):
+        status, out, err = run(*words)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+
+
+def test_the_home_is_found_where_no_shell_has_looked_for_it(
+    run: Run, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    assert run("train", *QUICK, "--out", "~/r")[0] == 0
+    assert RunFolder(Path("home/r")).checkpoint.exists()
+    assert run("evaluate", "~/r")[0] == 0
+
+
+def test_a_warning_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned(_: object) -> int:
+        sys.stderr.write(warnings.formatwarning(UserWarning("rather\nslow"), UserWarning, "f", 3))
+        return 0
+
+    as_before = warnings.formatwarning
+    monkeypatch.setattr("eqprop.cli.presets.run", warned)
+    assert run("presets") == (0, "", "eqprop: warning: rather slow\n")
+    assert warnings.formatwarning is as_before
 
 
 @pytest.mark.parametrize("damage", ["checkpoint", "config", "no checkpoint"])

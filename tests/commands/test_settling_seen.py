@@ -274,6 +274,13 @@ def test_angles_are_named_after_the_layers_that_their_weights_lead_to(
     ]
 
 
+def test_an_epoch_without_angles_leaves_a_gap(draw: Callable[..., Figure]) -> None:
+    angled = {**FIXED, "weight_angles": (10.0, 20.0)}
+    _, angles = draw(FIXED, {**FIXED, "weight_angles": None}, angled).axes
+    for line, angle in zip(angles.lines, (10.0, 20.0), strict=True):
+        assert _heights(line) == pytest.approx([math.nan, math.nan, angle], nan_ok=True)
+
+
 def test_without_nudged_phases_none_are_drawn(draw: Callable[..., Figure]) -> None:
     epoch = {**SETTLED, "nudged_steps": None, "most_nudged_steps": None}
     _, steps = draw(epoch, epoch).axes

@@ -634,7 +634,10 @@ def test_what_is_no_whole_run_is_a_failure(
     assert "found no config.json in it" in refusal(capsys, 1, str(tmp_path))
     assert "found no config.json in it" in refusal(capsys, 1, str(tmp_path / "nowhere"))
     (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
-    assert "expected a checkpoint, found no such file" in refusal(capsys, 1, str(tmp_path))
+    line = refusal(capsys, 1, str(tmp_path))
+    assert "found no such file; train it first, with: eqprop train --resume" in line
+    (tmp_path / "metrics.jsonl").write_bytes((trained / "metrics.jsonl").read_bytes())
+    assert "found no such file; it is lost: restore it" in refusal(capsys, 1, str(tmp_path))
     checkpoint = RunFolder(tmp_path).checkpoint
     checkpoint.parent.mkdir()
     content = RunFolder(trained).checkpoint.read_bytes()

@@ -537,7 +537,9 @@ def test_a_run_without_a_checkpoint_can_be_looked_at_only_before_training(
     capsys.readouterr()
     out = str(tmp_path / "out")
     line = refusal(capsys, 1, "theorem", str(bare), "--out", out)
-    assert "expected a checkpoint, found no such file" in line
+    assert (
+        "expected a checkpoint, found no such file; train it first, with: eqprop train --" in line
+    )
     assert main(["theorem", str(bare), "--before-training", "--out", out]) == 0
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors.torch import save as save_tensors
 from torch import nn
 
 import eqprop.training.checkpoint
@@ -25,6 +27,7 @@ from eqprop.networks.connections.conv_pool import Pooling
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
 from eqprop.training.checkpoint import LAST, Checkpoint, CheckpointError
+from eqprop.training.loop import Metrics
 from eqprop.training.plain import from_plain, to_plain
 
 Parts = tuple[nn.Module, torch.optim.Optimizer, torch.Generator]
@@ -140,7 +143,7 @@ def pooling(kind: Pooling) -> ConvergentModel:
             network(kind=PrototypicalNetwork),
             "model = PrototypicalNetwork instead of RealTimeNetwork",
         ),
-        (network(), network(clip=(0, 1)), r"clip = \[0, 1\] instead of None"),
+        (network(), network(clip=(0, 1)), r"clip = \[0.0, 1.0\] instead of None"),
         (pooling("max"), pooling("average"), "pooling=average.* instead of .*pooling=max"),
         (
             network(),
@@ -206,6 +209,70 @@ def test_a_schedule_is_neither_forgotten_nor_made_up(tmp_path: Path, scheduled: 
     checkpoint = Checkpoint.load(tmp_path / "last")
     with pytest.raises(CheckpointError, match="for scheduler, as when it was written"):
         checkpoint.restore(model, optimizer, torch.Generator(), scheduler=scheduler)
+
+
+def test_an_optimizer_or_a_scheduler_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """Adam and AdamW keep the same numbers, and do another thing with them."""
+    parts = make(1, 0.0)
+    go(parts, 1)
+    scheduler = torch.optim.lr_scheduler.StepLR(parts[1], 3)
+    Checkpoint.capture(*parts, [], scheduler=scheduler).save(tmp_path / "last")
+    checkpoint = Checkpoint.load(tmp_path / "last")
+    model, _, generator = make(2)
+    before = model.get_parameter("weight").clone()
+    groups = [{"params": [p]} for p in model.parameters()]
+    adam, turned = torch.optim.Adam(groups), torch.optim.Adam(groups[::-1])
+    adamw, nadam = torch.optim.AdamW(groups), torch.optim.NAdam(groups)
+    steps, cosine = torch.optim.lr_scheduler.StepLR, torch.optim.lr_scheduler.CosineAnnealingLR
+    for optimizer, schedule, said in (
+        (adamw, steps, "expected Adam for optimizer, .* got AdamW$"),
+        (nadam, steps, "expected Adam for optimizer, .* got NAdam$"),
+        (adam, cosine, "expected StepLR for scheduler, .* got CosineAnnealingLR$"),
+        (turned, steps, r"parameter 0 is of shape \(4, 3\), got one of \(4,\)"),
+    ):
+        scheduler = schedule(optimizer, 3)
+        with pytest.raises(CheckpointError, match=said):
+            checkpoint.restore(model, optimizer, generator, scheduler=scheduler)
+    assert torch.equal(model.get_parameter("weight"), before)
+    # Those of before did not say of which kind they were.
+    replace(checkpoint, kinds={}, scheduler=None).restore(
+        model, torch.optim.AdamW(groups), generator
+    )
+
+
+def test_an_average_of_models_is_one_of_its_architecture(tmp_path: Path) -> None:
+    def average(rho: Rho) -> nn.Module:
+        return torch.optim.swa_utils.AveragedModel(RealTimeNetwork(dense(3, 4, 2), rho))
+
+    checkpoint_of(average("tanh")).save(tmp_path / "last")
+    checkpoint = Checkpoint.load(tmp_path / "last")
+    checkpoint.restore_model(average("tanh"))
+    with pytest.raises(CheckpointError, match="rho = hard-sigmoid instead of tanh"):
+        checkpoint.restore_model(average("hard-sigmoid"))
+
+
+def test_metrics_may_be_kept_as_they_come(tmp_path: Path) -> None:
+    metrics = Metrics(1, 9.0, 0.5, 10.0, 0.6, 2.0, (3.5,))
+    Checkpoint.capture(*make(1), [metrics]).save(tmp_path / "last")
+    (kept,) = Checkpoint.load(tmp_path / "last").history
+    assert (kept["test_error"], kept["weight_angles"], kept["restless"]) == (10.0, [3.5], None)
+
+
+def test_weights_that_something_else_has_saved_are_no_checkpoint(tmp_path: Path) -> None:
+    for number, metadata in enumerate((None, {"format": "pt"})):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(save_tensors({"weight": torch.ones(2)}, metadata))
+        with pytest.raises(CheckpointError, match="found a safetensors file that holds none; of w"):
+            Checkpoint.load(path)
+
+
+def test_a_generator_that_is_none_is_refused_before_anything_is_restored() -> None:
+    checkpoint = Checkpoint.capture(*make(1), [])
+    model, optimizer, _ = make(2)
+    before = model.get_parameter("weight").clone()
+    with pytest.raises(TypeError, match=r"generator: expected a torch.Generator, got NoneType"):
+        checkpoint.restore(model, optimizer, None)  # type: ignore[arg-type]
+    assert torch.equal(model.get_parameter("weight"), before)
 
 
 def test_a_checkpoint_is_found_in_the_folder_of_its_run(tmp_path: Path) -> None:

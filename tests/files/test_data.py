@@ -7,7 +7,7 @@ import struct
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -546,3 +546,42 @@ def test_numbers_that_are_masked_or_too_large_are_refused_in_words() -> None:
     with pytest.raises(ValueError, match="labels: expected numbers of at most 2\\^63 − 1, got 92"):
         Split(x, np.full(2, 2**63 + 5, dtype=np.uint64))
     assert len(Split(np.ma.array(x), np.ma.array([0, 1]))) == 2
+
+
+def test_tensors_that_are_not_dense_are_refused_in_words() -> None:
+    x = torch.eye(2)
+    quantized = torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)
+    for tensor, said in (
+        (x.to_sparse(), r"a sparse one; take to_dense\(\)"),
+        (quantized, r"a quantized one; take dequantize\(\)"),
+    ):
+        with pytest.raises(ValueError, match=f"images: expected a dense tensor, got {said}"):
+            Split(tensor, [0, 1])
+
+
+def test_lists_of_tensors_and_long_numbers_are_arrays_too() -> None:
+    rows = [torch.tensor([0.5, 1.0], requires_grad=True), torch.tensor([0.0, 2.0])]
+    split = Split(rows, [torch.tensor(0), torch.tensor(1)])
+    assert split.images.tolist() == [[0.5, 1.0], [0.0, 2.0]]
+    assert split.labels.tolist() == [0, 1]
+    assert Split(np.array([[0.5]], np.longdouble), [0]).images.tolist() == [[0.5]]
+
+
+def test_inputs_without_a_number_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least one number for every sample, got none, \(2, 0"):
+        Split(np.zeros((2, 0)), [0, 1])
+
+
+def test_a_type_is_one_of_torch() -> None:
+    x, y = np.zeros((2, 1)), np.array([0, 1])
+    for dtype in ("float64", np.float64, float):
+        with pytest.raises(TypeError, match="dtype: expected one of torch, such as torch.float64"):
+            Dataset.from_arrays(x, y, x, y, dtype=cast("Any", dtype))
+
+
+def test_targets_of_what_are_no_classes_are_refused_in_words() -> None:
+    for classes in (0, "2", 2.0):
+        with pytest.raises(ValueError, match="classes: expected a whole number of at least 1, got"):
+            one_hot([0, 1], cast("Any", classes))
+    with pytest.raises(ValueError, match=r"labels: expected class numbers from 0, \(1,\), got"):
+        one_hot(torch.tensor(3), 10)

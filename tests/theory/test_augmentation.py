@@ -1,5 +1,7 @@
 """Random shifts move images, whole pixels at a time, and nothing else."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,3 +46,9 @@ def test_the_same_generator_gives_the_same_shifts() -> None:
 def test_what_is_no_image_is_not_moved(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"random_shift: expected images \(B, C, H, W\)"):
         random_shift(torch.rand(shape), torch.Generator(), pixels=1)
+
+
+@pytest.mark.parametrize("pixels", [-1, 1.5, "1"])
+def test_an_image_is_moved_by_whole_pixels(pixels: Any) -> None:
+    with pytest.raises(ValueError, match=r"pixels: expected a whole number of at least 0, got"):
+        random_shift(torch.rand(2, 1, 4, 4), torch.Generator(), pixels=pixels)

@@ -9,11 +9,13 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
 from eqprop.core.activations import Activation
+from eqprop.core.costs import SquaredError
 from eqprop.core.models import ConvergentModel, PrimitiveModel, State, VectorFieldModel
 from eqprop.core.phases import relax
+from eqprop.data.dataset import Split
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
 from eqprop.estimators.ep import EquilibriumPropagation
@@ -25,6 +27,7 @@ from eqprop.networks.connections.dense import Dense
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
+from eqprop.training.evaluation import evaluate
 from module_operations import ESTIMATORS as OPERATED
 from module_operations import NETWORKS, OPERATIONS, PAGE, cell, outcome, table
 from zoo import EXACT, Batch
@@ -415,8 +418,11 @@ def test_what_a_model_of_ones_own_gives_is_refused_in_words_if_it_does_not_fit(
         lambda s: None,
         lambda s: s.numpy(),
         lambda s: s[:1],
+        lambda s: s.softmax(1),
+        lambda s: s - s.mean(),
+        lambda s: s.sort(1).values,
     ],
-    ids=["sum", "double", "bool", "none", "numpy", "one row"],
+    ids=["sum", "double", "bool", "none", "numpy", "one row", "softmax", "centred", "sorted"],
 )
 def test_a_rho_that_is_no_function_of_every_element_is_refused_in_words(rho: Any) -> None:
     for network in (PrototypicalNetwork, RealTimeNetwork):
@@ -441,6 +447,16 @@ def test_a_rho_without_a_slope_is_refused_in_words_in_real_time(rho: Any, said: 
         RealTimeNetwork(dense(4, 5, 3), rho)
 
 
+def test_a_rho_may_draw_noise_for_every_element() -> None:
+    PrototypicalNetwork(dense(4, 5, 3), lambda s: torch.tanh(s + 0.1 * torch.randn_like(s)))
+
+
+def test_the_parts_of_an_activation_in_another_order_are_refused() -> None:
+    swapped: Any = (torch.tanh, "mine", lambda s, rho: 1 - rho * rho)
+    with pytest.raises(TypeError, match="expected a name, a function and its derivative, in this"):
+        Activation(*swapped)
+
+
 class Careless(Estimator):
     """Gives back what somebody has written."""
 
@@ -459,9 +475,31 @@ def test_what_is_no_estimate_no_cost_and_no_generator_is_refused_in_words(batch:
         TypeError, match=r"Careless.estimate: expected an Estimate, .* got NoneType"
     ):
         Careless(None)(model, x, target)
-    wrong: Any = nn.MSELoss()
-    with pytest.raises(TypeError, match="cost: expected a Cost, .* got MSELoss"):
-        EquilibriumPropagation(3, 3, 0.1, cost=wrong)(model, x, target)
+    for wrong, got in (
+        (nn.MSELoss(), "MSELoss"),
+        (SquaredError, "the class SquaredError"),
+        ("mse", "str 'mse'"),
+    ):
+        with pytest.raises(TypeError, match=f"cost: expected a Cost, .* got {got}$"):
+            EquilibriumPropagation(3, 3, 0.1, cost=cast("Any", wrong))(model, x, target)
+        with pytest.raises(TypeError, match=f"cost: expected a Cost, .* got {got}$"):
+            evaluate(model, Split(x, [0] * len(x)), 3, cost=cast("Any", wrong))
+    with pytest.raises(TypeError, match=r"target: expected real numbers, got torch.bool; convert"):
+        EquilibriumPropagation(3, 3, 0.1)(model, x, target > 0)
     seed: Any = 0
     with pytest.raises(TypeError, match="generator: expected a torch.Generator, .* got int"):
         EquilibriumPropagation(3, 3, 0.1)(model, x, target, seed)
+
+
+def test_what_a_cache_of_parametrizations_keeps_is_not_learnt_from(batch: Batch) -> None:
+    """It would be what the weights were, whatever they have learnt."""
+    model, x, target = drawn("layered"), batch[0].float(), batch[1].float()
+    with parametrize.cached(), pytest.raises(TypeError, match="expected to be called outside of"):
+        EquilibriumPropagation(3, 3, 0.1)(model, x, target)
+
+
+def test_a_nudge_that_rounding_hides_is_refused(batch: Batch) -> None:
+    model, (x, target) = drawn("layered"), batch
+    with pytest.raises(ValueError, match=r"beta: expected at least 1.2e-07, .* in torch.float32"):
+        EquilibriumPropagation(3, 3, -1e-8)(model, x.float(), target.float())
+    EquilibriumPropagation(3, 3, -1e-8)(model.double(), x, target)

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from eqprop.core.costs import SquaredError
-from eqprop.core.models import ConvergentModel, State, VectorFieldModel
+from eqprop.core.models import ConvergentModel, PrimitiveModel, State, VectorFieldModel
 from eqprop.core.phases import relax
 from eqprop.core.stepping import NonFiniteError
 from eqprop.data.augmentation import random_shift
@@ -519,6 +519,46 @@ def test_what_training_cannot_be_told_is_refused_in_words(change: Any, said: str
     rest = student.model, student.estimator, student.optimizer, eighteen()
     with pytest.raises((TypeError, ValueError), match=said):
         train(*rest, **{"epochs": 1, **change})
+
+
+class Idle(PrimitiveModel):
+    """Half of its parameters do nothing."""
+
+    def __init__(self) -> None:
+        super().__init__([3], activation="tanh")
+        self.used, self.unused, self.detached = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def phi(self, x: Tensor, state: State) -> Tensor:
+        sent = self.used(x) + x @ self.detached.weight.detach().t()
+        return (state[0] * sent).sum(1)
+
+
+def idle_training(model: ConvergentModel) -> Any:
+    x, y = torch.rand(6, 4), torch.tensor([0, 1, 2] * 2)
+    estimator = EquilibriumPropagation(3, 3, 0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return train(model, estimator, optimizer, Dataset.from_arrays(x, y, x, y), epochs=2)
+
+
+def test_parameters_that_nothing_moves_are_named_once() -> None:
+    model = Idle()
+    with pytest.warns(UserWarning, match="did not move") as warned:
+        list(idle_training(model))
+    (said,) = [str(warning.message) for warning in warned]
+    assert said.startswith(
+        "parameter unused.weight, parameter unused.bias, parameter detached.weight and 1 more did "
+        "not move in epoch 1: does what the network does depend on it"
+    )
+    for idle in (model.unused, model.detached):
+        idle.requires_grad_(False)
+    with catch_warnings():
+        simplefilter("error")
+        list(idle_training(model))
+
+
+def test_a_network_all_of_which_is_frozen_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a parameter of the model that learns, got fro"):
+        idle_training(Idle().requires_grad_(False))
 
 
 def test_an_optimizer_or_a_scheduler_that_would_do_nothing_is_refused() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from eqprop import runs, training
-from eqprop.cli.options import add_options, add_usual, given
+from eqprop.cli.options import add_options, add_usual, given, place
 from eqprop.cli.progress import Progress
 from eqprop.settings import Experiment
 
@@ -24,7 +23,7 @@ def add(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("evaluate", help=_SUMMARY, description=_SUMMARY)
     parser.set_defaults(run=run)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("folder", type=place, metavar="DIR", help="folder of a run")
     parser.add_argument(
         "--split", choices=("test", "train"), default="test", help="which samples (default: test)"
     )

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     options = argparse.Namespace()
     try:
-        with _ending_on_sigterm():
+        with _ending_on_sigterm(), _warning_in_a_line():
             try:
                 options, unknown = _parser().parse_known_args(arguments)
                 if unknown:
@@ -101,6 +102,19 @@ def _ending_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _warning_in_a_line() -> Iterator[None]:
+    """Within it, a warning is a line like an error, without the line of code that it comes from."""
+    as_before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"eqprop: warning: {' '.join(str(message).split())}\n"
+    )
+    try:
+        yield
+    finally:
+        warnings.formatwarning = as_before
 
 
 def _give_up(stream: TextIO) -> None:

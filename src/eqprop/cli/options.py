@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from eqprop.errors import UsageError
 from eqprop.settings.fields import Settings, kind_of, options_of
 
-__all__ = ["Parser", "add_options", "add_usual", "given", "remember_options"]
+__all__ = ["Parser", "add_options", "add_usual", "given", "place", "remember_options"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,15 +81,33 @@ def add_usual(parser: Any, *, out: str | None = None, data: bool = True, json: s
         json: what is printed as JSON.
     """
     if out is not None:
-        parser.add_argument("--out", type=Path, metavar="DIR", help=out)
+        parser.add_argument("--out", type=place, metavar="DIR", help=out)
     if data:
         parser.add_argument(
             "--data-dir",
+            type=lambda name: str(place(name)),
             metavar="DIR",
             help="where data sets lie, or are downloaded to (default: as in the run, if there is "
             "one; else $EQPROP_DATA, else your cache folder)",
         )
     parser.add_argument("--json", action="store_true", help=f"print {json} as JSON")
+
+
+def place(name: str) -> Path:
+    """The file or folder of this name, with ~ for one's home, also where no shell has seen it.
+
+    Raises:
+        argparse.ArgumentTypeError: a name of nothing, or the home of nobody.
+    """
+    if not name.strip():
+        raise argparse.ArgumentTypeError("expected the name of a file or folder, got nothing")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"{name}: expected the home of somebody who has one; write ./{name} for a folder of "
+            "that name"
+        ) from None
 
 
 def remember_options(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, final
 
 from eqprop import analysis, pictures, runs
-from eqprop.cli.options import add_options, add_usual, given
+from eqprop.cli.options import add_options, add_usual, given, place
 from eqprop.cli.progress import Progress
 from eqprop.cli.tables import columns
 from eqprop.errors import Failure, UsageError
@@ -95,7 +95,7 @@ def add(commands: Any) -> None:
         "show", help="draw a trained network", description=_DESCRIPTION, epilog=_END
     )
     parser.set_defaults(run=run)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("folder", type=place, metavar="DIR", help="folder of a run")
     add_usual(
         parser, out="where to put the pictures (default: pictures in the run's)", json="the numbers"
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eqprop import core, data, estimators, pictures, runs, training
-from eqprop.cli.options import add_options, add_usual, given
+from eqprop.cli.options import add_options, add_usual, given, place
 from eqprop.cli.progress import Display
 from eqprop.cli.stopping import Stop
 from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, shown
@@ -73,14 +73,14 @@ def add(commands: Any) -> None:
     )
     group.add_argument(
         "--resume",
-        type=Path,
+        type=place,
         metavar="DIR",
         help="go on with the run of that folder; only --epochs can be changed, and not that with a "
         "schedule",
     )
     group.add_argument(
         "--config",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="TOML file of settings, named as below with _ for -; it may name a preset",
     )

@@ -6,6 +6,7 @@ from .activations import Rho as Rho
 from .activations import as_activation as as_activation
 from .costs import Cost as Cost
 from .costs import SquaredError as SquaredError
+from .costs import require_cost as require_cost
 from .costs import require_per_sample as require_per_sample
 from .fitting import require_input as require_input
 from .fitting import require_model as require_model
@@ -32,6 +33,8 @@ from .powers import Telescope as Telescope
 from .settling import Relaxation as Relaxation
 from .settling import settle as settle
 from .settling import two_cycles as two_cycles
+from .sizes import described as described
+from .sizes import require_number as require_number
 from .sizes import require_whole as require_whole
 from .stand_in import standing_in as standing_in
 from .stepping import NonFiniteError as NonFiniteError

@@ -44,6 +44,15 @@ class Activation:
     derivative: Callable[[Tensor, Tensor], Tensor]
     product: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        right = isinstance(self.name, str) and callable(self.function) and callable(self.derivative)
+        if not right or not (self.product is None or callable(self.product)):
+            raise TypeError(
+                "Activation: expected a name, a function and its derivative, in this order, as in "
+                'Activation("sin", torch.sin, lambda s, rho: s.cos()), got '
+                + ", ".join(map(repr, (self.name, self.function, self.derivative)))
+            )
+
     def __call__(self, s: Tensor) -> Tensor:
         return self.function(s)
 
@@ -104,7 +113,7 @@ def as_activation(rho: Rho) -> Activation:
         TypeError: neither a name nor callable.
     """
     if isinstance(rho, Activation):
-        at = torch.tensor([[-0.5, 0.0], [0.5, 1.5], [0.0, 0.0]])
+        at = torch.tensor([[0.0, -0.5], [0.5, 1.5], [0.0, 0.0]])
         value = rho.function(at.clone())
         if not isinstance(value, Tensor) or (value.shape, value.dtype) != (at.shape, at.dtype):
             got = (
@@ -115,6 +124,17 @@ def as_activation(rho: Rho) -> Activation:
             raise ValueError(
                 f"activation: expected a function of every element, {at.dtype} of shape "
                 f"{tuple(at.shape)} for as much, got one, {rho.name}, that gives {got}"
+            )
+        alone = torch.cat(
+            [rho.function(s.view(1, 1)).view(1) for s in at.clone().flatten()]
+        ).view_as(at)
+        # One that draws noise gives never the same twice, and is none of this kind's faults.
+        again = torch.equal(rho.function(at.clone()), value)
+        if again and not torch.allclose(alone, value, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise ValueError(
+                f"activation: expected a function of every element alone, got one, {rho.name}, "
+                "whose value at an element depends on others, such as a softmax; write it into "
+                "the field of a model of your own"
             )
         return rho
     if isinstance(rho, str):

@@ -10,7 +10,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-__all__ = ["Cost", "SquaredError", "require_per_sample"]
+from eqprop.core.sizes import described
+
+__all__ = ["Cost", "SquaredError", "require_cost", "require_per_sample"]
 
 
 def require_per_sample(name: str, value: Tensor, samples: int) -> Tensor:
@@ -77,3 +79,16 @@ class SquaredError(Cost):
                 f"got {tuple(target.shape)}"
             )
         return output - target
+
+
+def require_cost(cost: object) -> None:
+    """Refuse what is no cost, such as a loss of torch.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(cost, Cost):
+        raise TypeError(
+            "cost: expected a Cost, such as SquaredError() or one of a class of your own, got "
+            f"{described(cost)}"
+        )

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from eqprop.core.activations import Rho, as_activation
 from eqprop.core.costs import require_per_sample
 from eqprop.core.derivative import derivative
-from eqprop.core.sizes import require_whole
+from eqprop.core.sizes import require_number, require_whole
 
 __all__ = [
     "ConvergentModel",
@@ -77,6 +77,7 @@ class ConvergentModel(nn.Module, ABC):
         clip: the interval every state is kept in; none leaves it free.
 
     Raises:
+        TypeError: a time step, or an end of the interval, that is no number.
         ValueError: no layer, an empty layer, ε ≤ 0, an empty interval, an unknown activation.
     """
 
@@ -94,13 +95,11 @@ class ConvergentModel(nn.Module, ABC):
         )
         if not self.shapes or any(size < 1 for shape in self.shapes for size in shape):
             raise ValueError(f"shapes: expected layers of at least one unit, got {tuple(shapes)}")
-        if not epsilon > 0:
+        self.epsilon = require_number("epsilon", epsilon)
+        if not 0 < self.epsilon < float("inf"):
             raise ValueError(f"epsilon: expected a time step > 0, got {epsilon}")
-        if clip is not None and not clip[0] < clip[1]:
-            raise ValueError(f"clip: expected an interval (low, high) with low < high, got {clip}")
         self.activation = None if activation is None else as_activation(activation)
-        self.epsilon = float(epsilon)
-        self.clip = clip
+        self.clip = None if clip is None else _interval(clip)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -360,6 +359,14 @@ class VectorFieldModel(ConvergentModel):
             (f * (a - b)).flatten(1).sum(1) for f, a, b in zip(field, after, before, strict=True)
         )
         return torch.stack(tuple(products)).sum(0) / self.epsilon
+
+
+def _interval(clip: object) -> tuple[float, float]:
+    if isinstance(clip, Sequence) and not isinstance(clip, str) and len(clip) == 2:
+        low, high = (require_number("clip", end) for end in clip)
+        if low < high:
+            return low, high
+    raise ValueError(f"clip: expected an interval (low, high) with low < high, got {clip!r}")
 
 
 def parameter_gradients(

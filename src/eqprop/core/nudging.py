@@ -7,10 +7,12 @@ activation. β > 0 pulls towards the target, β < 0 pushes away from it.
 from dataclasses import dataclass, replace
 from typing import final
 
+import torch
 from torch import Tensor
 
 from eqprop.core.costs import Cost
 from eqprop.core.models import State
+from eqprop.core.sizes import require_number
 from eqprop.summary import summary
 
 __all__ = ["Nudge", "nudge", "require_beta"]
@@ -27,7 +29,7 @@ class Nudge:
         beta: β ≠ 0; in real time the continuous-time one.
 
     Raises:
-        ValueError: β = 0 or not finite.
+        ValueError: β = 0 or not finite, or so weak that nothing but rounding would be left of it.
     """
 
     cost: Cost
@@ -38,6 +40,12 @@ class Nudge:
 
     def __post_init__(self) -> None:
         require_beta(self.beta)
+        rounding = torch.finfo(self.target.dtype).eps if self.target.is_floating_point() else 0.0
+        if abs(self.beta) < rounding:
+            raise ValueError(
+                f"beta: expected at least {rounding:.1e}, below which rounding in "
+                f"{self.target.dtype} hides what the nudge does, got {self.beta}"
+            )
 
     def __call__(self, state: State) -> Tensor:
         return self.cost.gradient(state[-1], self.target) * -self.beta
@@ -57,6 +65,10 @@ nudge = Nudge
 
 
 def require_beta(beta: float) -> None:
-    """Refuse a nudge of no strength, or of a strength beyond all numbers."""
-    if not 0 < abs(beta) < float("inf"):
+    """Refuse a nudge of no strength, or of a strength beyond all numbers.
+
+    Raises:
+        TypeError: β is no number. ValueError: it is 0 or not finite.
+    """
+    if not 0 < abs(require_number("beta", beta)) < float("inf"):
         raise ValueError(f"beta: expected a finite number other than 0, got {beta}")

@@ -18,7 +18,7 @@ from eqprop.core.fitting import require_input, require_model
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.settling import Relaxation, settle
-from eqprop.core.sizes import require_whole
+from eqprop.core.sizes import require_number, require_whole
 from eqprop.core.stepping import movement, transitions
 
 __all__ = [
@@ -172,5 +172,5 @@ def require_steps(**steps: int | None) -> None:
 
 def require_tolerance(tolerance: float | None) -> None:
     """Refuse a tolerance that no relaxation comes to."""
-    if tolerance is not None and not 0 <= tolerance < float("inf"):
+    if tolerance is not None and not 0 <= require_number("tolerance", tolerance) < float("inf"):
         raise ValueError(f"tolerance: expected a finite number >= 0, got {tolerance}")

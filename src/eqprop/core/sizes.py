@@ -1,8 +1,16 @@
-"""Sizes and numbers of steps that a person may have got wrong."""
+"""Sizes, numbers of steps and other numbers that a person may have got wrong."""
 
 import operator
+from numbers import Real
 
-__all__ = ["require_whole"]
+__all__ = ["described", "require_number", "require_whole"]
+
+
+def described(given: object) -> str:
+    """What was given in the place of something else, as messages say it."""
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    return f"{type(given).__name__} {given!r}" if isinstance(given, str) else type(given).__name__
 
 
 def require_whole(what: str, *numbers: object) -> list[int]:
@@ -23,3 +31,14 @@ def require_whole(what: str, *numbers: object) -> list[int]:
         except TypeError:
             raise ValueError(f"{what}: expected whole numbers, got {number!r}") from None
     return found
+
+
+def require_number(what: str, number: object) -> float:
+    """A number, which text, truth values and complex ones are not.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(number, Real) and not isinstance(number, bool):
+        return float(number)
+    raise TypeError(f"{what}: expected a number, got {number!r}")

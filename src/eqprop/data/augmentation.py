@@ -1,6 +1,7 @@
 """Augmentation: training images that are a little different each time they are seen."""
 
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -22,8 +23,10 @@ def random_shift(images: Tensor, generator: torch.Generator, *, pixels: int) -> 
         pixels: how far at most.
 
     Raises:
-        ValueError: no images, but a table for instance, whose columns have no place.
+        ValueError: no images, but a table for instance, whose columns have no place; or pixels < 0.
     """
+    if not isinstance(pixels, Integral) or pixels < 0:
+        raise ValueError(f"pixels: expected a whole number of at least 0, got {pixels!r}")
     if images.dim() != 4:
         raise ValueError(
             "random_shift: expected images (B, C, H, W), which can be moved by a pixel, got inputs "

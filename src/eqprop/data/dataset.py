@@ -64,6 +64,11 @@ class Split:
                 f"images: expected a row for every sample, (N, …), got {tuple(images.shape)}; "
                 + ("they come first, then the labels" if swapped else "of one number each, (N, 1)")
             )
+        if not math.prod(images.shape[1:]):
+            raise ValueError(
+                "images: expected at least one number for every sample, got none, "
+                f"{tuple(images.shape)}"
+            )
         labels = _class_numbers(labels, len(images))
         if len(labels) != len(images):
             turned = images.dim() == 2 and images.shape[1] == len(labels)
@@ -130,7 +135,16 @@ def _numbers(name: str, given: Given) -> Tensor:
         ValueError: it is none, as rows are of different lengths, or it holds what is no number.
     """
     if isinstance(given, Tensor):
+        for is_so, kind, dense in (
+            (given.is_nested, "nested", "to_padded_tensor(0)"),
+            (given.is_quantized, "quantized", "dequantize()"),
+            (given.layout != torch.strided, "sparse", "to_dense()"),
+        ):
+            if is_so:
+                raise ValueError(f"{name}: expected a dense tensor, got a {kind} one; take {dense}")
         return given
+    if isinstance(given, list | tuple) and given and all(isinstance(t, Tensor) for t in given):
+        given = [t.detach().numpy(force=True) for t in given]
     if np.ma.is_masked(given):
         raise ValueError(
             f"{name}: expected a number everywhere, got a masked array that leaves some out; fill "
@@ -148,6 +162,8 @@ def _numbers(name: str, given: Given) -> Tensor:
             advice = "number the classes, before data are split, by "
             advice += "names, labels = numpy.unique(labels, return_inverse=True)"
         raise ValueError(f"{name}: expected numbers, got {kind} ({str(first)!r}, …); {advice}")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)  # torch knows no longer one
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: expected numbers of at most 2^63 − 1, got {array.max()}")
     # A copy: nobody is surprised by what they later write into an array, and torch takes no array
@@ -156,6 +172,8 @@ def _numbers(name: str, given: Given) -> Tensor:
 
 
 def _require_floating(dtype: torch.dtype) -> None:
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected one of torch, such as torch.float64, got {dtype!r}")
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating point type, got {dtype}")
 
@@ -424,8 +442,11 @@ def one_hot(labels: Given, classes: int, dtype: torch.dtype = torch.float32) -> 
         Shape (B, classes), on the device of the labels.
 
     Raises:
-        ValueError: they are no class numbers.
+        ValueError: they are no class numbers, or there is no class.
         RuntimeError: a label lies outside of the classes (from PyTorch).
     """
-    numbers = _class_numbers(_numbers("labels", labels), len(labels))
+    numbers = _numbers("labels", labels)
+    numbers = _class_numbers(numbers, len(numbers) if numbers.dim() else 1)
+    if not isinstance(classes, Integral) or classes < 1:
+        raise ValueError(f"classes: expected a whole number of at least 1, got {classes!r}")
     return torch.nn.functional.one_hot(numbers, classes).to(dtype)

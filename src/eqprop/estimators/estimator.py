@@ -17,11 +17,13 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.costs import Cost, SquaredError, require_cost
 from eqprop.core.fitting import require_input, require_model
 from eqprop.core.models import ConvergentModel
 from eqprop.core.settling import Relaxation
+from eqprop.core.sizes import described
 from eqprop.summary import summary
 
 __all__ = ["Estimate", "Estimator", "accumulate", "random_sign"]
@@ -81,29 +83,25 @@ class Estimator(ABC):
         Raises:
             TypeError: a model that is no convergent one, a parameter with a hook of backward, x or
                 the target no tensor, or in another dtype or on another device than the parameters,
-                or inference mode; a cost that is none, or a generator; an own estimator that
-                returns no estimate.
+                or inference mode, or a cache of parametrizations; a cost that is none, or a
+                generator; an own estimator that returns no estimate.
             ValueError: a target that is not shaped like the output layer, such as labels, or no
                 sample.
             NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
         """
         model = require_model(model)
         _require_fitting(model, x, target)
-        if not isinstance(self.cost, Cost):
-            raise TypeError(
-                f"cost: expected a Cost, such as SquaredError() or a class of your own that is "
-                f"one, got {type(self.cost).__name__}"
-            )
+        require_cost(self.cost)
         if not isinstance(generator, torch.Generator | None):
             raise TypeError(
-                f"generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), "
-                f"got {type(generator).__name__}"
+                "generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), "
+                f"got {described(generator)}"
             )
         found = self.estimate(model, x, target, generator)
         if not isinstance(found, Estimate):
             raise TypeError(
                 f"{type(self).__name__}.estimate: expected an Estimate, such as Estimate(free), "
-                f"got {type(found).__name__}"
+                f"got {described(found)}"
             )
         return found
 
@@ -122,6 +120,10 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
     """Refuse what does not fit, in words that say what to do."""
     require_input(model, x)
     require_input(model, target, "target")
+    if target.dtype == torch.bool or target.is_complex():
+        raise TypeError(
+            f"target: expected real numbers, got {target.dtype}; convert it with target.to(x.dtype)"
+        )
     shape = model.shapes[-1]
     if target.shape[1:] != shape:
         labels = target.dim() == 1 and not target.is_floating_point()
@@ -138,6 +140,12 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
         raise TypeError(
             "torch.inference_mode: expected to be called outside of it, as nothing can be "
             "differentiated within; torch.no_grad is fine"
+        )
+    if parametrize._cache_enabled:
+        # There is no public way to ask.
+        raise TypeError(
+            "torch.nn.utils.parametrize.cached: expected to be called outside of it, as what it "
+            "keeps does not follow the weights when they learn, and passes them no gradient"
         )
     for name, parameter in model.named_parameters():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:

@@ -20,6 +20,7 @@ from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, parameter_gradients
 from eqprop.core.phases import relax, require_steps, require_tolerance
 from eqprop.core.settling import Relaxation
+from eqprop.core.sizes import require_number
 from eqprop.core.stepping import transitions
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
 
@@ -56,7 +57,7 @@ class RecurrentBackprop(Estimator):
     def __post_init__(self) -> None:
         require_steps(free_steps=self.free_steps, adjoint_steps=self.adjoint_steps)
         require_tolerance(self.tolerance)
-        if not self.adjoint_tolerance > 0:
+        if not require_number("adjoint_tolerance", self.adjoint_tolerance) > 0:
             raise ValueError(
                 f"adjoint_tolerance: expected a number > 0, got {self.adjoint_tolerance}"
             )

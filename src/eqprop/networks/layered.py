@@ -58,6 +58,8 @@ from eqprop.core.activations import Rho
 from eqprop.core.derivative import derivative
 from eqprop.core.models import ConvergentModel, LearningRule, State, own_memory
 from eqprop.core.powers import DeferredUpdates
+from eqprop.core.sizes import require_number
+from eqprop.networks.connections.chains import require_chain
 from eqprop.networks.connections.connection import Change, Connection, TiedConnection, Trace
 from eqprop.networks.connections.untied import Untied
 
@@ -96,14 +98,7 @@ class LayeredNetwork(ConvergentModel):
         epsilon: float = 1.0,
         clip: tuple[float, float] | None = None,
     ) -> None:
-        if not connections:
-            raise ValueError("connections: expected at least one, got none")
-        for index, connection in enumerate(connections):
-            if not isinstance(connection, Connection):
-                raise TypeError(
-                    f"connections: expected connections such as Dense(784, 512), got "
-                    f"{type(connection).__name__} as number {index + 1}"
-                )
+        connections = require_chain(connections)
         if isinstance(connections[0], Untied):
             raise ValueError(
                 "connections: expected a tied one at the input, to which nothing comes down, got "
@@ -427,7 +422,8 @@ class LayeredNetwork(ConvergentModel):
         besides those of its connections takes one rate more, for them.
 
         Raises:
-            ValueError: another number of learning rates.
+            TypeError: a rate that is no number.
+            ValueError: another number of learning rates, or one that is negative or not finite.
         """
         owners = [list(connection.parameters()) for connection in self.chain]
         besides = ""
@@ -441,6 +437,12 @@ class LayeredNetwork(ConvergentModel):
                 f"{besides}, got {len(learning_rates) if several else f'{learning_rates} alone'}"
             )
         slower = {id(c.backward_weight) for c in self.chain if isinstance(c, Untied)}
+        for rate in (*learning_rates, backward):
+            number = rate.item() if isinstance(rate, Tensor) else rate
+            if not 0 <= require_number("learning_rates", number) < math.inf:
+                raise ValueError(
+                    f"learning_rates: expected finite numbers of at least 0, got {rate}"
+                )
         groups, seen = [], set()
         for parameters, rate in zip(owners, learning_rates, strict=True):
             new = [p for p in parameters if id(p) not in seen]

@@ -90,7 +90,9 @@ def _angles(
     history: Sequence[Mapping[str, Any]],
     style: Mapping[str, Any],
 ) -> None:
-    angles = [metrics.get("weight_angles", ()) for metrics in history]
+    several = len(history[-1]["weight_angles"])
+    # Nothing (NaN) of an epoch that has none, as where a run was put together by hand.
+    angles = [metrics.get("weight_angles") or [math.nan] * several for metrics in history]
     # All but the weights of the first layer are untied.
     *hidden, output = zip(*angles, strict=True)
     layers = {f"hidden layer {number}": of for number, of in enumerate(hidden, 2)}
@@ -99,7 +101,8 @@ def _angles(
         label = f"weights of {layer}, last {of[-1]:.1f}°"
         axes.plot(epochs, of, line, color=COLOURS[1], label=label, **style)
     # From 0 up, with room above a line that hardly changes.
-    axes.set_ylim(0, 1.15 * max(1.0, *(angle for of in angles for angle in of)))
+    known = (angle for of in angles for angle in of if not math.isnan(angle))
+    axes.set_ylim(0, 1.15 * max(1.0, *known))
     axes.set_ylabel("angle between forward\nand backward weights (°)")
 
 

@@ -7,6 +7,7 @@ word tells too.
 
 import io
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,5 +124,8 @@ def write_png(
         figure.suptitle(words, fontsize="medium", color=colour, parse_math=False)
     figure.set_dpi(dpi)
     picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
+    with warnings.catch_warnings():
+        # A folder's name may have letters that the font has not: boxes say as much.
+        warnings.filterwarnings("ignore", "Glyph")
+        FigureCanvasAgg(figure).print_png(picture)
     write_atomically(Path(path), picture.getvalue())

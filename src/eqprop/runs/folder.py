@@ -190,9 +190,16 @@ class RunFolder:
         """The checkpoint, if it was written with the settings of the configuration.
 
         Raises:
-            CheckpointError: there is none, or it is damaged.
-            RunError: the settings are others.
+            CheckpointError: it is damaged.
+            RunError: there is none, or the settings are others.
         """
+        if not self.checkpoint.exists():
+            resume = f"train it first, with: eqprop train --resume {shlex.quote(str(self.path))}"
+            lost = "it is lost: restore it from a copy, or start a new run"
+            raise RunError(
+                f"{self.checkpoint}: expected a checkpoint, found no such file; "
+                + (lost if self.has_metrics else resume)
+            )
         checkpoint = Checkpoint.load(self.checkpoint)
         # What the checkpoint lacks is younger than it.
         written = {**Experiment().to_json(), **checkpoint.settings}
@@ -264,7 +271,12 @@ def require_folder(path: Path) -> None:
     Raises:
         UsageError: a file is in the way, or nothing can be written there.
     """
-    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists() or p.is_symlink())
+    if not nearest.exists():
+        raise UsageError(
+            f"{path}: expected a folder, but {nearest} is a link to {nearest.readlink()}, which is "
+            "not there; choose another --out"
+        )
     if not nearest.is_dir():
         raise UsageError(
             f"{path}: expected a folder, but {nearest} is a file; choose another --out"

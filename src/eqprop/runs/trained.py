@@ -89,8 +89,8 @@ def open_run(
         before_training: with the weights that training began with; no checkpoint is needed.
 
     Raises:
-        RunError: the folder is not that of a run.
-        CheckpointError: its checkpoint is missing, damaged, or that of another network.
+        RunError: the folder is not that of a run, or has no checkpoint yet.
+        CheckpointError: its checkpoint is damaged, or that of another network.
         ConfigurationError: a change that is not allowed.
         Failure: the data is not to be had, or the memory is too small.
     """

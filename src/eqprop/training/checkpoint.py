@@ -11,9 +11,9 @@ the process is killed, the last complete one is there.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, final
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from eqprop.errors import Failure
 from eqprop.files import write_atomically
-from eqprop.training.loop import Unfinished
+from eqprop.training.loop import Metrics, Unfinished
 from eqprop.training.plain import from_plain, to_plain
 
 __all__ = ["LAST", "Checkpoint", "CheckpointError", "Stateful"]
@@ -35,6 +35,8 @@ LAST = Path("checkpoint") / "last.safetensors"
 
 _FORMAT = 3
 _KEPT = ("model", "optimizer", "scheduler", "generator", "history", "settings", "architecture")
+_LIKE_PARAMETERS = {"exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
+"""What optimizers keep in the shape of each parameter."""
 
 
 class CheckpointError(Failure):
@@ -73,6 +75,7 @@ class Checkpoint:
         unfinished: where the epoch after these was left, if it had begun.
         architecture: what the model is, besides the shapes of its parameters: the
             ``architecture`` of a :class:`~eqprop.core.models.ConvergentModel`.
+        kinds: the names of the classes of the optimizer and the scheduler.
         name: what messages call it.
     """
 
@@ -84,6 +87,7 @@ class Checkpoint:
     scheduler: Mapping[str, Any] | None = None
     unfinished: Unfinished | None = None
     architecture: Mapping[str, Any] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     name: str = "the checkpoint"
 
     @classmethod
@@ -92,7 +96,7 @@ class Checkpoint:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
-        history: list[dict[str, Any]],
+        history: Sequence[Metrics | dict[str, Any]],
         settings: Mapping[str, Any] | None = None,
         *,
         scheduler: Stateful | None = None,
@@ -104,13 +108,12 @@ class Checkpoint:
             TypeError: a generator or an unfinished epoch that is none.
         """
         model = _inner(model)
-        for name, given, kind in (
-            ("generator", generator, torch.Generator),
-            ("unfinished", unfinished, Unfinished | None),
-        ):
-            if not isinstance(given, kind):
-                expected = "a torch.Generator" if name == "generator" else "running.unfinished()"
-                raise TypeError(f"{name}: expected {expected}, got {type(given).__name__}")
+        _require_generator(generator)
+        if not isinstance(unfinished, Unfinished | None):
+            raise TypeError(
+                f"unfinished: expected running.unfinished(), got {type(unfinished).__name__}"
+            )
+        history = [asdict(of) if isinstance(of, Metrics) else of for of in history]
         return cls(
             deepcopy(model.state_dict()),
             deepcopy(optimizer.state_dict()),
@@ -120,6 +123,7 @@ class Checkpoint:
             None if scheduler is None else deepcopy(scheduler.state_dict()),
             unfinished,
             _architecture(model),
+            _kinds(optimizer, scheduler),
         )
 
     def restore(
@@ -135,13 +139,23 @@ class Checkpoint:
         Raises:
             CheckpointError: it belongs to another model, optimizer or scheduler, or to a run with
                 one where none is given.
+            TypeError: a generator that is none.
         """
+        _require_generator(generator)
         if (self.scheduler is None) != (scheduler is None):
             expected, got = ("none", "one") if self.scheduler is None else ("one", "none")
             raise CheckpointError(
                 f"{self.name} belongs to another run: expected {expected} for scheduler, as when "
                 f"it was written, got {got}"
             )
+        for what, now in _kinds(optimizer, scheduler).items():
+            if (then := self.kinds.get(what, now)) != now:
+                raise CheckpointError(
+                    f"{self.name} belongs to another run: expected {then} for {what}, as when it "
+                    f"was written, got {now}"
+                )
+        self._require_same(_inner(model))
+        self._require_order(optimizer)
         self.restore_model(model)
         try:
             optimizer.load_state_dict(dict(self.optimizer))
@@ -150,6 +164,21 @@ class Checkpoint:
             generator.set_state(self.generator)
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.name} belongs to another run: {error}") from error
+
+    def _require_order(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse an optimizer that has the parameters in another order, as far as shapes show."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, of in self.optimizer.get("state", {}).items():
+            if not isinstance(of, Mapping) or number >= len(parameters):
+                continue
+            shape = tuple(parameters[number].shape)
+            for key in _LIKE_PARAMETERS & of.keys():
+                if isinstance(of[key], Tensor) and tuple(of[key].shape) != shape:
+                    raise CheckpointError(
+                        f"{self.name} belongs to another run: expected an optimizer whose "
+                        f"parameter {number} is of shape {tuple(of[key].shape)}, got one of "
+                        f"{shape}; give it the parameters in the same order"
+                    )
 
     def restore_model(self, model: nn.Module) -> None:
         """Put the model alone into the state of the checkpoint.
@@ -160,6 +189,10 @@ class Checkpoint:
                 alone.
         """
         model = _inner(model)
+        self._require_same(model)
+        model.load_state_dict(dict(self.model))
+
+    def _require_same(self, model: nn.Module) -> None:
         others = [
             f"{what} = {now} instead of {then}"
             for what, now in _architecture(model).items()
@@ -177,7 +210,6 @@ class Checkpoint:
                 f"{self.name} belongs to another model: expected one like that which was trained, "
                 f"got one with {', '.join(others[:3])}{more}"
             )
-        model.load_state_dict(dict(self.model))
 
     def save(self, path: str | Path) -> None:
         """Write to ``path``, replacing what is there in one step.
@@ -189,6 +221,7 @@ class Checkpoint:
         """
         tensors: dict[str, Tensor] = {}
         contents = {key: getattr(self, key) for key in _KEPT}
+        contents["kinds"] = self.kinds
         contents["unfinished"] = None if self.unfinished is None else self.unfinished.plain()
         state = json.dumps({key: to_plain(of, key, tensors) for key, of in contents.items()})
         # Each with memory of its own: what is shared, such as a weight used twice, is kept twice.
@@ -218,7 +251,12 @@ class Checkpoint:
             data = path.read_bytes()
             tensors = load_tensors(data)
             length = int.from_bytes(data[:8], "little")
-            header = json.loads(data[8 : 8 + length])["__metadata__"]
+            header = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+            if "state" not in header:
+                raise CheckpointError(
+                    f"{path}: expected a checkpoint, found a safetensors file that holds none; of "
+                    "weights alone take model.load_state_dict(safetensors.torch.load_file(…))"
+                )
             version = int(header["format"])
             if version > _FORMAT:
                 raise CheckpointError(
@@ -235,6 +273,7 @@ class Checkpoint:
             left = found["unfinished"]
             return cls(
                 **{key: found[key] for key in _KEPT},
+                kinds=found.get("kinds", {}),
                 unfinished=None if left is None else Unfinished.of(left),
                 name=str(path),
             )
@@ -263,7 +302,18 @@ def _inner(model: nn.Module) -> nn.Module:
 
 
 def _architecture(model: nn.Module) -> dict[str, Any]:
-    return _as_json(getattr(model, "architecture", {}))
+    # An average of models, such as AveragedModel, has it within.
+    return _as_json(getattr(getattr(model, "module", model), "architecture", {}))
+
+
+def _kinds(optimizer: torch.optim.Optimizer, scheduler: Stateful | None) -> dict[str, str]:
+    kinds = {"optimizer": type(optimizer).__name__}
+    return kinds if scheduler is None else {**kinds, "scheduler": type(scheduler).__name__}
+
+
+def _require_generator(generator: object) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
 
 
 def _as_json(value: Any) -> Any:

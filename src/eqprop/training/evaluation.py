@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.costs import Cost, SquaredError, require_cost
 from eqprop.core.fitting import require_input, require_model
 from eqprop.core.models import ConvergentModel
 from eqprop.core.phases import relax
@@ -86,8 +86,8 @@ def evaluate(
         on_batch: called after every mini-batch, with the number of samples looked at so far.
 
     Raises:
-        TypeError: what is no model or no split, or a split in another dtype or on another device
-            than the parameters.
+        TypeError: what is no model, no split or no cost, or a split in another dtype or on another
+            device than the parameters.
         ValueError: a split without samples, with labels that are no output unit, or with pixels
             that are not finite.
     """
@@ -95,7 +95,8 @@ def evaluate(
     units = math.prod(model.shapes[-1])
     require_learnable(split, units, f"split, for a network of {units} output units")
     require_input(model, split.images, "images")
-    cost = cost or SquaredError()
+    cost = SquaredError() if cost is None else cost
+    require_cost(cost)
     wrong = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     worst: tuple[float, ...] = ()

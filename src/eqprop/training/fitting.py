@@ -1,13 +1,19 @@
-"""What training is given has to fit together: refused in words before the first mini-batch."""
+"""What training is given has to fit together, and to have an effect."""
 
+import warnings
+from collections.abc import Mapping
+
+from torch import Tensor
 from torch.optim import Optimizer
 
 from eqprop.core.fitting import require_input, require_model
+from eqprop.core.models import ConvergentModel
+from eqprop.core.sizes import described
 from eqprop.data.dataset import Dataset
 from eqprop.estimators.descent import learning_rates
 from eqprop.estimators.estimator import Estimator
 
-__all__ = ["require_trainable"]
+__all__ = ["learnt_by", "require_trainable", "warn_of_unmoved"]
 
 
 def require_trainable(model: object, estimator: object, optimizer: object, data: object) -> None:
@@ -16,8 +22,9 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
     Raises:
         TypeError: one that is no model, estimator, optimizer or data set, as when they come in
             another order; data in another dtype or on another device than the parameters.
-        ValueError: an output layer that has not one unit for every class, or an optimizer of other
-            parameters than the model's, or another one than the estimator's.
+        ValueError: an output layer that has not one unit for every class; an optimizer of other
+            parameters than the model's, or of frozen ones alone, or another one than the
+            estimator's.
     """
     model = require_model(model)
     for name, given, kind, such in (
@@ -26,10 +33,9 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
         ("data", data, Dataset, "a Dataset, which has a part to learn from and one to test"),
     ):
         if not isinstance(given, kind):
-            got = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
             raise TypeError(
-                f"{name}: expected {such}, got {got}; the order is model, estimator, optimizer, "
-                "data"
+                f"{name}: expected {such}, got {described(given)}; the order is model, estimator, "
+                "optimizer, data"
             )
     if not hasattr(estimator, "free_steps"):
         raise TypeError(
@@ -51,4 +57,32 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
             f"{data.name}, got one of {units}"
         )
     require_input(model, data.train.images, "images")
-    learning_rates(model, optimizer)
+    if not learning_rates(model, optimizer):
+        raise ValueError(
+            "optimizer: expected a parameter of the model that learns, got frozen ones alone; "
+            "let some of them learn with requires_grad_(True)"
+        )
+
+
+def learnt_by(model: ConvergentModel, optimizer: Optimizer) -> dict[str, Tensor]:
+    """A copy of the parameters that the optimizer is to move, by their names."""
+    rates = learning_rates(model, optimizer)
+    return {name: p.detach().clone() for name, p in model.named_parameters() if rates.get(name)}
+
+
+def warn_of_unmoved(model: ConvergentModel, before: Mapping[str, Tensor], when: str) -> None:
+    """Say which parameters are still as they were; in ordinary training there are none.
+
+    Warns:
+        UserWarning: names them, and says what may be the reason.
+    """
+    now = dict(model.named_parameters())
+    still = [model.parameter_name(name) for name, p in before.items() if now[name].equal(p)]
+    if still:
+        more = f" and {len(still) - 3} more" if len(still) > 3 else ""
+        warnings.warn(
+            f"{', '.join(still[:3])}{more} did not move {when}: does what the network does depend "
+            "on it, or is it detached, or used nowhere? Make it do so; or, if it is meant to stay, "
+            "freeze it with requires_grad_(False)",
+            stacklevel=2,
+        )

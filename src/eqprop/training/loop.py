@@ -27,7 +27,7 @@ from eqprop.estimators.descent import require_no_closure
 from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.summary import summary
 from eqprop.training.evaluation import evaluate
-from eqprop.training.fitting import require_trainable
+from eqprop.training.fitting import learnt_by, require_trainable, warn_of_unmoved
 from eqprop.training.settled import Tally
 
 __all__ = ["Metrics", "Running", "Unfinished", "train"]
@@ -220,6 +220,7 @@ def train(
 
     Warns:
         RuntimeWarning: nobody has iterated over what it returned.
+        UserWarning: parameters that the first epoch did not move.
     """
     require_trainable(model, estimator, optimizer, data)
     require_no_closure(optimizer)
@@ -313,6 +314,7 @@ def _epochs(
     learns = True
     watching = isinstance(scheduler, ReduceLROnPlateau)
     beta = getattr(estimator, "beta", 1.0)
+    before = learnt_by(model, optimizer)
     for epoch in epochs:
         left = unfinished if unfinished is not None and unfinished.epoch == epoch else None
         began, parts = _order(data.train, batch_size, generator, left)
@@ -356,6 +358,8 @@ def _epochs(
             now = replace(now, batch=batch, samples=samples, estimate=estimate)
             on_batch(now)
         _require_finite(model, f"at the end of epoch {epoch}")
+        warn_of_unmoved(model, before, f"in epoch {epoch}")
+        before = {}  # Later a gradient of exactly 0 may be well earned.
         test = evaluate(
             model,
             data.test,

@@ -1,15 +1,17 @@
 """Chains of connections, input side first."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
+from eqprop.core.sizes import described
 from eqprop.networks.connections.connection import Connection, TiedConnection
 from eqprop.networks.connections.conv_pool import ConvPool, Pooling
 from eqprop.networks.connections.dense import Dense
 from eqprop.networks.connections.untied import Untied
 
-__all__ = ["convolutional", "dense", "untied"]
+__all__ = ["convolutional", "dense", "require_chain", "untied"]
 
 
 def dense(inputs: int | Sequence[int], /, *sizes: int) -> list[TiedConnection]:
@@ -42,12 +44,34 @@ def untied(connections: Sequence[TiedConnection], angle: float = 0.0) -> list[Co
 
     Raises:
         ValueError: an angle outside that range, or no connection.
-        TypeError: connections that are untied already.
+        TypeError: no list of connections, or of such as are untied already.
     """
-    if not connections:
-        raise ValueError("connections: expected at least one, got none")
-    first, *others = connections
+    first, *others = require_chain(connections)
     return [first, *(Untied(connection, angle) for connection in others)]
+
+
+def require_chain(connections: object) -> list[Any]:
+    """Connections, input side first, of which there is at least one.
+
+    Raises:
+        TypeError: they are none, or a single one is not in a list. ValueError: there is none.
+    """
+    if isinstance(connections, str) or not isinstance(connections, Iterable):
+        listed = f"; write [{type(connections).__name__}(…)]"
+        raise TypeError(
+            "connections: expected a list of them, input side first, such as dense(784, 512, 10), "
+            f"got {described(connections)}{listed * isinstance(connections, Connection)}"
+        )
+    found = list(connections)
+    if not found:
+        raise ValueError("connections: expected at least one, got none")
+    for index, connection in enumerate(found):
+        if not isinstance(connection, Connection):
+            raise TypeError(
+                "connections: expected connections such as Dense(784, 512), got "
+                f"{described(connection)} as number {index + 1}"
+            )
+    return found
 
 
 def convolutional(

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from eqprop.core.sizes import require_number
 from eqprop.networks.connections.connection import (
     Change,
     Connection,
@@ -47,7 +48,7 @@ class Untied(Connection):
                 f"Untied: expected a connection with a parameter called weight, got one with "
                 f"{', '.join(dict(upward.named_parameters())) or 'none'}"
             )
-        if not 0 <= angle <= 180:
+        if not 0 <= require_number("angle", angle) <= 180:
             raise ValueError(f"angle: expected degrees from 0 to 180, got {angle}")
         super().__init__(upward.lower_shape, upward.upper_shape)
         self.upward = upward
