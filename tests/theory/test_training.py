@@ -556,6 +556,25 @@ def test_parameters_that_nothing_moves_are_named_once() -> None:
         list(idle_training(model))
 
 
+@pytest.mark.parametrize(
+    ("hidden", "said"),
+    [
+        (lambda: [nn.Linear(4, 3)], "in the list Idle.more, .* make it an nn.ModuleList"),
+        (lambda: (nn.Parameter(torch.ones(3)),), "in the tuple Idle.more, .* an nn.ParameterList"),
+        (lambda: {"a": nn.Linear(4, 3)}, "in the dict Idle.more, .* make it an nn.ModuleDict"),
+    ],
+    ids=["modules", "parameters", "by name"],
+)
+def test_parameters_that_torch_does_not_find_are_refused(hidden: Any, said: str) -> None:
+    model: Any = Idle()
+    model.more = hidden()
+    with pytest.raises(ValueError, match=said):
+        idle_training(model)
+    model.more = [model.used, model.detached.weight]
+    with pytest.warns(UserWarning, match="did not move"):
+        list(idle_training(model))
+
+
 def test_a_network_all_of_which_is_frozen_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a parameter of the model that learns, got fro"):
         idle_training(Idle().requires_grad_(False))

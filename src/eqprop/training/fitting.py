@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eqprop.core.fitting import require_input, require_model
@@ -22,9 +22,9 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
     Raises:
         TypeError: one that is no model, estimator, optimizer or data set, as when they come in
             another order; data in another dtype or on another device than the parameters.
-        ValueError: an output layer that has not one unit for every class; an optimizer of other
-            parameters than the model's, or of frozen ones alone, or another one than the
-            estimator's.
+        ValueError: an output layer that has not one unit for every class; parameters in a plain
+            list; an optimizer of other parameters than the model's, or of frozen ones alone, or
+            another one than the estimator's.
     """
     model = require_model(model)
     for name, given, kind, such in (
@@ -56,12 +56,32 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
             f"model: expected an output layer of {data.classes} units, one for every class of "
             f"{data.name}, got one of {units}"
         )
+    _require_registered(model)
     require_input(model, data.train.images, "images")
     if not learning_rates(model, optimizer):
         raise ValueError(
             "optimizer: expected a parameter of the model that learns, got frozen ones alone; "
             "let some of them learn with requires_grad_(True)"
         )
+
+
+def _require_registered(model: nn.Module) -> None:
+    """Refuse parameters in a plain list, tuple or dictionary, where torch does not look for any."""
+    known = {id(p) for p in model.parameters()}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            for item in value.values() if isinstance(value, dict) else value:
+                inside = item.parameters() if isinstance(item, nn.Module) else [item]
+                if any(isinstance(p, nn.Parameter) and id(p) not in known for p in inside):
+                    kind = "nn.Module" if isinstance(item, nn.Module) else "nn.Parameter"
+                    kind += "Dict" if isinstance(value, dict) else "List"
+                    raise ValueError(
+                        f"model: expected parameters where torch finds them, got some in the "
+                        f"{type(value).__name__} {type(module).__name__}.{name}, which would not "
+                        f"learn; make it an {kind}"
+                    )
 
 
 def learnt_by(model: ConvergentModel, optimizer: Optimizer) -> dict[str, Tensor]:
