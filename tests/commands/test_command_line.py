@@ -574,9 +574,11 @@ def test_a_run_killed_twice_in_its_first_epoch_still_starts_anew(run: Run, quick
 
 def begin(*words: object) -> subprocess.Popen[str]:
     """A training in a process of its own, which has come to its first mini-batches."""
-    # Whoever runs the tests in the background ignores Ctrl-C, and the child would inherit that.
+    # Whoever runs the tests in the background ignores Ctrl-C, or by nohup the end of the terminal,
+    # and the child would inherit that.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from eqprop.cli import train\n"
         "told = train.Display.batch\n"
         "def batch(self, running):\n"
@@ -594,7 +596,11 @@ def begin(*words: object) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    ids=["ctrl-c", "sigterm", "sighup"],
+)
 def test_a_run_that_is_stopped_within_an_epoch_loses_nothing(
     run: Run, number: signal.Signals
 ) -> None:

@@ -1,4 +1,4 @@
-"""Being told to stop, by Ctrl-C or SIGTERM: not in the middle of something, and not an error."""
+"""Being told to stop, by Ctrl-C, SIGTERM or SIGHUP: not in the middle of something; no error."""
 
 import signal
 import threading
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from typing import Any, final
 
 __all__ = ["Stop"]
+
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+"""SIGHUP is that the terminal has gone; not every system has it."""
 
 
 @final
@@ -18,14 +21,20 @@ class Stop:
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
-        """Within it the first SIGINT or SIGTERM is noted, and the second is a KeyboardInterrupt.
+        """Within it the first SIGINT, SIGTERM or SIGHUP is noted, the next a KeyboardInterrupt.
+
+        What is ignored still is, as SIGHUP by ``nohup``; but not Ctrl-C.
 
         Elsewhere than in the main thread, which alone may listen, signals do what they did.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, self._note)
+            for number in _SIGNALS
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+        }
         try:
             yield
         finally:

@@ -34,7 +34,7 @@ every setting of it can be overridden here or in a TOML file:
   eqprop train                                   the embedded digits
   eqprop train p-1h --data-dir ~/data            MNIST, downloaded there if absent
   eqprop train p-1h --epochs 5 --estimator bptt  other settings
-  eqprop train p-2h --settle 0.01                every sample stops where it rests
+  eqprop train p-2h --settle 0.001               every sample stops where it rests
   eqprop train --config my.toml --seed 3         settings of a file, then of the command line
   eqprop train --resume runs/p-1h                go on where a run was stopped
 """
@@ -48,8 +48,8 @@ _STORE_EVERY = 120.0
 _END = """\
 The run's folder receives config.json, metrics.jsonl (one line per epoch), checkpoint/ and
 curves.png. The checkpoint is written after every epoch, within one every two minutes, and when
-Ctrl-C or SIGTERM stops the run (exit status 130 or 143); --resume goes on from there as if it had
-never stopped.
+Ctrl-C, SIGTERM or SIGHUP stops the run (exit status 130, 143 or 129); --resume goes on from there
+as if it had never stopped. To let it go on when the terminal ends, begin with nohup.
 """
 
 
@@ -254,12 +254,13 @@ def _train(
 
     def on_batch(running: training.Running) -> None:
         nonlocal stored
-        display.batch(running)
         if stop.number is not None or time.monotonic() - stored > _STORE_EVERY:
             folder.store(learner.checkpoint(history, running.unfinished()))
             stored = time.monotonic()
         if stop.number is not None:
             raise Stopped(_where(folder, running, epochs), stop.number)
+        # Last, as the terminal may be what has gone.
+        display.batch(running)
 
     try:
         with closing(display), stop.awaited(), naming(folder.path):
