@@ -361,6 +361,7 @@ class Student:
         ("momentum", "steps", True),
     ],
 )
+@pytest.mark.filterwarnings("error:.*did not move")
 def test_an_epoch_that_was_left_between_any_two_mini_batches_goes_on_bit_for_bit(
     optimizer: str, scheduler: str, continual: bool, tmp_path: Path
 ) -> None:

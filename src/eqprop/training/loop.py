@@ -358,8 +358,9 @@ def _epochs(
             now = replace(now, batch=batch, samples=samples, estimate=estimate)
             on_batch(now)
         _require_finite(model, f"at the end of epoch {epoch}")
-        warn_of_unmoved(model, before, f"in epoch {epoch}")
-        before = {}  # Later a gradient of exactly 0 may be well earned.
+        if now.estimate is not None:  # An epoch that was left in its test has no mini-batch more.
+            warn_of_unmoved(model, before, f"in epoch {epoch}")
+            before = {}  # Later a gradient of exactly 0 may be well earned.
         test = evaluate(
             model,
             data.test,
