@@ -102,7 +102,7 @@ def warn_of_unmoved(model: ConvergentModel, before: Mapping[str, Tensor], when: 
         more = f" and {len(still) - 3} more" if len(still) > 3 else ""
         warnings.warn(
             f"{', '.join(still[:3])}{more} did not move {when}: does what the network does depend "
-            "on it, or is it detached, or used nowhere? Make it do so; or, if it is meant to stay, "
-            "freeze it with requires_grad_(False)",
+            "on it, or is it detached, or used nowhere? Are there enough nudged steps for the "
+            "nudge to come to it? If it is meant to stay, freeze it with requires_grad_(False)",
             stacklevel=2,
         )
