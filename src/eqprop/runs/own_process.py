@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -79,22 +80,26 @@ def _undisturbed() -> Iterator[None]:
     """Within it a process is started from which Ctrl-C is kept, as it is for the command, which
     ends the process then; and SIGTERM waits, as one that is started by half complains.
     """
-    if threading.current_thread() is not threading.main_thread():
+    here = threading.current_thread() is threading.main_thread()
+    if not here or not hasattr(signal, "pthread_sigmask"):  # as on Windows
         yield
         return
     waiting: list[int] = []
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Blocked, which a process that is started inherits, and not ignored: one that comes now waits.
+    # What keeps track of processes' resources, once it is started, unblocks it: so it goes first.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     terminate = signal.getsignal(signal.SIGTERM)
     if callable(terminate):
         signal.signal(signal.SIGTERM, lambda number, _: waiting.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, interrupt)
         if callable(terminate):
             signal.signal(signal.SIGTERM, terminate)
         for number in waiting:
             signal.raise_signal(number)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _work(connection: Connection, ticking: bool) -> None:
