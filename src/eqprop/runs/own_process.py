@@ -97,9 +97,9 @@ def _undisturbed() -> Iterator[None]:
     finally:
         if callable(terminate):
             signal.signal(signal.SIGTERM, terminate)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number in waiting:
             signal.raise_signal(number)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _work(connection: Connection, ticking: bool) -> None:
