@@ -4,9 +4,9 @@ Of every sample are counted the transitions until it *rests*, in each of which n
 by more than the tolerance, see :mod:`eqprop.core.settling`: in the free phase from s₀ = 0, and in
 every nudged phase from where the free one came to rest, by the rules of
 :func:`~eqprop.core.phases.nudged_phase`: to tolerance · min(1, |β|), and not before the nudge can
-have come to every layer. Unless the nudge is symmetric, what is left of the free phase counts 1/β
-times in what EP learns, and the free phase too is to rest to tolerance · min(1, |β|), as in
-:class:`~eqprop.estimators.ep.EquilibriumPropagation`.
+have come to every layer. Unless the nudge is symmetric, what is left of the free phase counts as
+its effect in what EP learns, and the free phase is to rest to the tolerance times that effect, as
+in :class:`~eqprop.estimators.ep.EquilibriumPropagation`.
 Samples that do not come to rest freely have no nudged phase. The least T
 that settles a share of the samples is then the number of transitions within which so many of them
 come to rest freely; and K likewise, in the nudged phase that takes longer.
@@ -28,7 +28,6 @@ from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import (
     nudged_phase,
-    relative_tolerance,
     relax,
     require_steps,
     require_tolerance,
@@ -206,8 +205,9 @@ def settling_steps(
         target: y, (B, …).
         beta: β ≠ 0.
         most: how many transitions a sample may take in a phase.
-        tolerance: at rest no unit moves by more than this, times ε and min(1, |β|), in one
-            transition; with a symmetric nudge, in the free phase, times ε alone.
+        tolerance: at rest no unit moves by more than this, times ε, in one transition; in nudged
+            phases times min(1, |β|) too, and in the free phase, unless the nudge is symmetric,
+            times its :meth:`~eqprop.core.nudging.Nudge.effect`.
         symmetric: count those of a nudged phase of −β too.
         cost: ℓ; the squared error if not given.
         share: of the samples that T and K are to settle, above 0 and up to 1.
@@ -234,10 +234,13 @@ def settling_steps(
             for strength in ((beta, -beta) if symmetric else (beta,))
         ),
     )
-    freely = tolerance if symmetric else relative_tolerance(tolerance, beta)
+    cost = cost or SquaredError()
     for inputs, wanted in zip(x.split(batch_size), target.split(batch_size), strict=True):
         drive = model.drive(inputs)
-        relaxed = relax(model, inputs, most, drive=drive, tolerance=freely, check_every=1)
+        ahead = None if symmetric else Nudge(cost, wanted, beta)
+        relaxed = relax(
+            model, inputs, most, drive=drive, tolerance=tolerance, ahead=ahead, check_every=1
+        )
         counted[0].add(model, drive, relaxed)
         tick("steps until rest")
         rows = relaxed.rests().nonzero().squeeze(1)
@@ -248,7 +251,7 @@ def settling_steps(
         free: State = tuple(layer.index_select(0, rows) for layer in relaxed.state)
         inputs, drive = inputs.index_select(0, rows), model.part(drive, inputs, rows)
         for count, strength in zip(counted[1:], (beta, -beta), strict=False):
-            nudge = Nudge(cost or SquaredError(), wanted.index_select(0, rows), strength)
+            nudge = Nudge(cost, wanted.index_select(0, rows), strength)
             relaxed = nudged_phase(
                 model, inputs, most, nudge, free, drive=drive, tolerance=tolerance, check_every=1
             )
@@ -274,9 +277,8 @@ class _Counted:
         steps = relaxed.steps.double().masked_fill(~rests, math.inf)
         self.steps.append(steps.cpu())
         if not rests.all():
-            # A phase with a tolerance has a limit.
-            limit = relaxed.limit or 0.0
-            self.cycling += int((two_cycles(model, drive, relaxed, limit, nudge) & ~rests).sum())
+            cycling = two_cycles(model, drive, relaxed, relaxed.limits(), nudge)
+            self.cycling += int((cycling & ~rests).sum())
 
     def phase_steps(self, most: int) -> PhaseSteps:
         return PhaseSteps(self.phase, torch.cat(self.steps), most, self.cycling)

@@ -34,7 +34,7 @@ every setting of it can be overridden here or in a TOML file:
   eqprop train                                   the embedded digits
   eqprop train p-1h --data-dir ~/data            MNIST, downloaded there if absent
   eqprop train p-1h --epochs 5 --estimator bptt  other settings
-  eqprop train p-2h --settle 0.001               every sample stops where it rests
+  eqprop train p-2h --settle 0.01                every sample stops where it rests
   eqprop train --config my.toml --seed 3         settings of a file, then of the command line
   eqprop train --resume runs/p-1h                go on where a run was stopped
 """

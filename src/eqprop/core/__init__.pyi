@@ -23,7 +23,6 @@ from .nudging import Nudge as Nudge
 from .nudging import nudge as nudge
 from .nudging import require_beta as require_beta
 from .phases import nudged_phase as nudged_phase
-from .phases import relative_tolerance as relative_tolerance
 from .phases import relax as relax
 from .phases import require_steps as require_steps
 from .phases import require_tolerance as require_tolerance

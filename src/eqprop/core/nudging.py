@@ -17,6 +17,12 @@ from eqprop.summary import summary
 
 __all__ = ["Nudge", "nudge", "require_beta"]
 
+_LEARNT = 0.01
+"""A sample is learnt where no output misses its target by more than this, on a scale of [0, 1]."""
+
+_BELOW = 0.1
+"""The share of what moves the output that moves the layers below it, about."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,15 @@ class Nudge:
 
     def __call__(self, state: State) -> Tensor:
         return self.cost.gradient(state[-1], self.target) * -self.beta
+
+    def effect(self, state: State) -> Tensor:
+        """About how far it moves the layers below the output, (B,): a tenth of max |β ∂ℓ/∂ŷ|.
+
+        From a thousandth of |β|, where there is nothing left to learn, to a tenth of what a state
+        of [0, 1] can move by.
+        """
+        strongest = self.cost.gradient(state[-1], self.target).abs().flatten(1).amax(1)
+        return _BELOW * (strongest.clamp(min=_LEARNT) * abs(self.beta)).clamp(max=1.0)
 
     def part(self, rows: Tensor) -> "Nudge":
         """The same for some of the samples, by their numbers."""

@@ -23,7 +23,6 @@ from eqprop.core.stepping import movement, transitions
 
 __all__ = [
     "nudged_phase",
-    "relative_tolerance",
     "relax",
     "require_steps",
     "require_tolerance",
@@ -39,6 +38,7 @@ def relax(
     nudge: Callable[[State], Tensor] | None = None,
     drive: Any = None,
     tolerance: float | None = None,
+    ahead: Nudge | None = None,
     least: int = 1,
     check_every: int = 2,
     update: Callable[[State, State], Any] | None = None,
@@ -58,6 +58,8 @@ def relax(
         drive: ``model.drive(x)`` where the caller has it already.
         tolerance: a sample rests when no unit of it moved by more than this, times ε, in one
             transition. 0 is rest only at an exact fixed point, where further steps change nothing.
+        ahead: the nudge that follows, where what is left of this phase counts against what it does:
+            the tolerance is then times its :meth:`~eqprop.core.nudging.Nudge.effect` on a sample.
         least: with a tolerance, how many transitions every sample takes, at rest or not.
         check_every: how many transitions lie between two checks; the last one is always checked.
         update: called after every transition, see :func:`~eqprop.core.stepping.transitions`.
@@ -91,6 +93,7 @@ def relax(
             state=start,
             drive=drive,
             nudge=nudge,
+            ahead=ahead,
             least=least,
             check_every=check_every,
             phase=phase,
@@ -141,17 +144,12 @@ def nudged_phase(
         state=free,
         nudge=nudge,
         drive=drive,
-        tolerance=relative_tolerance(tolerance, nudge.beta),
+        tolerance=None if tolerance is None else tolerance * min(1.0, abs(nudge.beta)),
         least=_arrival(model),
         check_every=check_every,
         update=update,
         phase=nudge.phase,
     )
-
-
-def relative_tolerance(tolerance: float | None, beta: float) -> float | None:
-    """tolerance · min(1, |β|): of whatever counts 1/β times in what is learnt."""
-    return None if tolerance is None else tolerance * min(1.0, abs(beta))
 
 
 def _arrival(model: ConvergentModel) -> int:

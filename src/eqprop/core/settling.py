@@ -13,6 +13,11 @@ the copying; until then they are only remembered.
 Close to a steady state movement shrinks in proportion, by a factor λ < 1 a step, so that the
 distance left is about tolerance · λ / (1 − λ).
 
+What a free phase leaves goes on moving in the nudged one, and the difference of the two states
+takes it for an effect of the nudge. Where nothing cancels it, it has to be small against that
+effect, which is about a tenth of |β ∂ℓ/∂ŷ| in the layers below the output: the tolerance is then
+times :meth:`~eqprop.core.nudging.Nudge.effect` of the nudge that lies ahead, sample by sample.
+
 A state may go to and fro between two, at rest in no step though it comes back after two: a
 *two-cycle*. Synchronous updates are capable of it, as every layer answers to where the others
 were; alternating ones of a non-negative ρ are not.
@@ -47,14 +52,14 @@ class Relaxation:
         steps: the transitions each took, (B,).
         moved: max |s_{t+1} − s_t| over the units of each layer in the last transition of each
             sample, (B, layers).
-        limit: the largest of them at rest, tolerance · ε; none where a number of steps was asked
-            for.
+        limit: the largest of them at rest for each sample, (B,); none where a number of steps was
+            asked for.
     """
 
     state: State
     steps: Tensor
     moved: Tensor
-    limit: float | None = None
+    limit: Tensor | None = None
 
     __repr__ = summary
 
@@ -62,15 +67,20 @@ class Relaxation:
         """Whether each sample came to rest, (B,).
 
         Args:
-            limit: another one than that of the relaxation.
+            limit: the largest movement at rest, where the relaxation had none of its own.
 
         Raises:
             ValueError: neither has one.
         """
-        limit = self.limit if limit is None else limit
+        return self.moved.amax(1) <= self.limits(limit)
+
+    def limits(self, limit: float | None = None) -> Tensor:
+        """The largest movement at rest of each sample, (B,); ``limit`` if it had none."""
+        if self.limit is not None:
+            return self.limit
         if limit is None:
             raise ValueError("limit: expected one, by which to tell what rests, got none")
-        return (self.moved <= limit).all(1)
+        return self.moved.new_full((len(self.moved),), limit)
 
     @property
     def residual(self) -> tuple[float, ...]:
@@ -88,6 +98,7 @@ def settle(
     state: State,
     drive: Any,
     nudge: Callable[[State], Tensor] | None = None,
+    ahead: Nudge | None = None,
     least: int = 1,
     check_every: int = 2,
     phase: str = "free phase",
@@ -104,6 +115,7 @@ def settle(
         drive: ``model.drive(x)``.
         nudge: what pulls at the output layer. Under one that cannot be had for some of the samples
             alone, as :meth:`~eqprop.core.nudging.Nudge.part` gives it, none leaves.
+        ahead: the nudge that follows, against whose effect what is left of this phase counts.
         least: how many transitions every sample takes, at rest or not.
         check_every: how many transitions lie between two checks; the last one is always checked.
         phase: what messages call it.
@@ -112,11 +124,10 @@ def settle(
         NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
     """
     divisible = nudge is None or isinstance(nudge, Nudge)
-    limit = tolerance * model.epsilon
-    at_most = state[0].new_tensor(limit)
+    limit = state[0].new_full((len(state[0]),), tolerance * model.epsilon)
     whole: list[Tensor] | None = None
     rows: Tensor | None = None
-    taken, part, pull = 0, drive, nudge
+    taken, part, pull, measure = 0, drive, nudge, ahead
     while True:
         # Of those in the mini-batch: who still moves, and where the others stopped.
         moving: Tensor | None = None
@@ -128,13 +139,14 @@ def settle(
             if taken < most and (taken % check_every or taken < least):
                 continue
             move = movement(before, state)
-            still = ~(move <= at_most).all(1)
+            at_most = limit if measure is None else limit * measure.effect(state)
+            still = ~(move.amax(1) <= at_most)
             if moving is not None:
                 still &= moving
             last, count = count, still.tolist().count(True)
             if taken < most and count == last:
                 continue
-            now = [*state, torch.full((of,), taken, device=move.device), move]
+            now = [*state, torch.full((of,), taken, device=move.device), move, at_most]
             found = now if moving is None else _where(moving, now, found)
             moving = still
             # After the last one the path looks for what is not finite, and for the step that it was
@@ -146,9 +158,9 @@ def settle(
             for into, those in zip(whole, found, strict=True):
                 into.index_copy_(0, rows, those)
         if taken == most or count == 0 or moving is None:
-            *ended, steps, moved = found if whole is None else whole
+            *ended, steps, moved, at_most = found if whole is None else whole
             # A step may return what it was given, or the drive: of those the graph is not ours.
-            return Relaxation(tuple(layer.detach() for layer in ended), steps, moved, limit)
+            return Relaxation(tuple(layer.detach() for layer in ended), steps, moved, at_most)
         if whole is None:
             whole = [those.clone() for those in found]
         stay = moving.nonzero().squeeze(1)
@@ -156,6 +168,8 @@ def settle(
         state = tuple(layer.index_select(0, stay) for layer in state)
         part = model.part(drive, x, rows)
         pull = nudge.part(rows) if isinstance(nudge, Nudge) else nudge
+        measure = None if ahead is None else ahead.part(rows)
+        limit = limit[: len(stay)]
 
 
 @torch.no_grad()
@@ -163,7 +177,7 @@ def two_cycles(
     model: ConvergentModel,
     drive: Any,
     relaxed: Relaxation,
-    limit: float,
+    limit: float | Tensor,
     nudge: Callable[[State], Tensor] | None = None,
 ) -> Tensor:
     """Which samples go to and fro, (B,): not at rest, but back by half or more in two more steps.
@@ -174,7 +188,7 @@ def two_cycles(
     Args:
         drive: ``model.drive(x)``.
         relaxed: a phase.
-        limit: the largest movement at rest.
+        limit: the largest movement at rest; of each sample, (B,), or one for all.
         nudge: what pulled at the output layer in it.
     """
     once, twice = (after for _, after in transitions(model, drive, relaxed.state, 2, nudge=nudge))

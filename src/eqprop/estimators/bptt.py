@@ -83,7 +83,9 @@ class BPTT(Estimator):
         # Detached, or the graph of all steps would live as long as the estimate.
         state = tuple(layer.detach() for layer in last.state)
         steps = last.steps if settled is None else settled.steps + last.steps
-        limit = None if self.tolerance is None else self.tolerance * model.epsilon
+        limit = None
+        if self.tolerance is not None:
+            limit = last.moved.new_full((len(x),), self.tolerance * model.epsilon)
         return Estimate(Relaxation(state, steps, last.moved, limit))
 
 

@@ -32,7 +32,6 @@ from eqprop.core.models import ConvergentModel, LearningRule, State
 from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import (
     nudged_phase,
-    relative_tolerance,
     relax,
     require_steps,
     require_tolerance,
@@ -64,9 +63,10 @@ class ContinualEP(Estimator):
         beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one.
         nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch.
         tolerance: let every sample end its free phase where it rests, see
-            :func:`~eqprop.core.phases.relax`, to tolerance · min(1, |β|), as what is left of it
-            counts 1/β times. The nudged phase has K steps for all: while the
-            weights move, which all samples share, none has a state of its own to come to.
+            :func:`~eqprop.core.phases.relax`, to the tolerance times the
+            :meth:`~eqprop.core.nudging.Nudge.effect` of the nudge, as which what is left of it
+            counts. The nudged phase has K steps for all: while the weights move, which all samples
+            share, none has a state of its own to come to.
         cost: ℓ.
 
     Raises:
@@ -109,11 +109,11 @@ class ContinualEP(Estimator):
                 it stays.
         """
         drive = model.drive(x)
-        tolerance = relative_tolerance(self.tolerance, self.beta)
-        free = relax(model, x, self.free_steps, drive=drive, tolerance=tolerance)
         beta = self.beta
         if self.nudging == "random-sign":
             beta *= random_sign(generator)
+        nudge = Nudge(self.cost, target, beta)
+        free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=nudge)
 
         rates = learning_rates(model, self.optimizer)
         plain, deferred = is_plain_descent(self.optimizer), None
@@ -139,7 +139,7 @@ class ContinualEP(Estimator):
                 model,
                 x,
                 self.nudged_steps,
-                Nudge(self.cost, target, beta),
+                nudge,
                 free.state,
                 drive=drive,
                 update=update,

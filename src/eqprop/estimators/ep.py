@@ -26,7 +26,6 @@ from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import (
     nudged_phase,
-    relative_tolerance,
     relax,
     require_steps,
     require_tolerance,
@@ -55,7 +54,8 @@ class EquilibriumPropagation(Estimator):
         tolerance: let every sample end a phase where it rests, see
             :func:`~eqprop.core.phases.relax` and :func:`~eqprop.core.phases.nudged_phase`; T and K
             are then the most steps it may take. Unless nudging is symmetric, what is left of the
-            free phase counts 1/β times: it too settles to tolerance · min(1, |β|).
+            free phase counts as an effect of the nudge: it settles to the tolerance times that, see
+            :meth:`~eqprop.core.nudging.Nudge.effect`.
         cost: ℓ.
         optimizer: of the model's parameters; if it is plain gradient descent, its step is taken
             right here, in one pass over the weights, and ``.grad`` stays empty, so that a training
@@ -91,11 +91,9 @@ class EquilibriumPropagation(Estimator):
         generator: torch.Generator | None,
     ) -> Estimate:
         drive = model.drive(x)
-        tolerance = self.tolerance
-        if self.nudging != "symmetric":
-            # What is left of the free phase is in the difference, 1/β times.
-            tolerance = relative_tolerance(tolerance, self.beta)
-        free = relax(model, x, self.free_steps, drive=drive, tolerance=tolerance)
+        # What is left of the free phase is in the difference; between opposite nudges it cancels.
+        ahead = None if self.nudging == "symmetric" else Nudge(self.cost, target, self.beta)
+        free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=ahead)
         betas, nudged = self._betas(generator), list[Relaxation]()
         for beta in betas:
             nudge, start = Nudge(self.cost, target, beta), free.state

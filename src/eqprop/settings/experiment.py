@@ -98,8 +98,8 @@ class Experiment(Settings):
     tolerance: float | None = _estimator(
         None,
         "let every sample end a phase where no unit of it moves by more than this in a step, such "
-        "as 0.001, or 0.01 with symmetric nudging; T and K are then the most steps it may take; "
-        "none takes T and K",
+        "as 0.01; before a one-sided nudge, by more than this share of what it does to the layers "
+        "below; T and K are then the most steps it may take; none takes T and K",
         allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
         flag="settle",
     )

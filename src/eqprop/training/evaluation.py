@@ -109,9 +109,10 @@ def evaluate(
         loss += cost(output, one_hot(labels, output.shape[1], output.dtype)).sum()
         worst = tuple(map(max, worst, free.residual)) if worst else free.residual
         tally.add(free)
-        limit = AT_REST * model.epsilon if free.limit is None else free.limit
-        if max(free.residual) > limit:
-            cycling += int((two_cycles(model, drive, free, limit) & ~free.rests(limit)).sum())
+        limit = free.limits(AT_REST * model.epsilon)
+        restless = free.moved.amax(1) > limit
+        if restless.any():
+            cycling += int((two_cycles(model, drive, free, limit) & restless).sum())
         looked_at += len(labels)
         on_batch(looked_at)
     samples, settled = len(split), tally.settled()

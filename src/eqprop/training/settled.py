@@ -51,13 +51,14 @@ class Tally:
         self._limit = AT_REST * epsilon * min(1.0, abs(beta))
         self._sums = {"samples": 0, "steps": 0, "most": 0, "resting": 0, **(earlier or {})}
         self._steps: list[Tensor] = []
-        self._moved: dict[float, list[Tensor]] = {}
+        self._moved: list[Tensor] = []
+        self._limits: list[Tensor] = []
 
     def add(self, relaxation: Relaxation) -> None:
         """Another mini-batch; all but now and then nothing is computed, and a few numbers kept."""
-        limit = self._limit if relaxation.limit is None else relaxation.limit
         self._steps.append(relaxation.steps)
-        self._moved.setdefault(limit, []).append(relaxation.moved)
+        self._moved.append(relaxation.moved)
+        self._limits.append(relaxation.limits(self._limit))
         if len(self._steps) == _KEPT:
             # Small as they are: each that stays splits what the allocator would give to a large
             # one, and an epoch of thousands took gigabytes.
@@ -71,12 +72,10 @@ class Tally:
             self._sums["samples"] += len(steps)
             self._sums["steps"] += int(steps.sum())
             self._sums["most"] = max(self._sums["most"], int(steps.max()))
-            self._sums["resting"] += sum(
-                int((torch.cat(moved) <= limit).all(1).sum())
-                for limit, moved in self._moved.items()
-            )
-            self._steps.clear()
-            self._moved.clear()
+            resting = torch.cat(self._moved).amax(1) <= torch.cat(self._limits)
+            self._sums["resting"] += int(resting.sum())
+            for kept in (self._steps, self._moved, self._limits):
+                kept.clear()
         return dict(self._sums)
 
     def settled(self) -> Settled | None:
