@@ -687,7 +687,7 @@ def test_training_that_comes_to_nothing_says_so(run: Run) -> None:
     words = "--beta", 50, "--learning-rates", 5, 5, "--epochs", 3, "--hidden", 8
     status, _, err = run("train", *words, "--out", "r")
     assert status == 0
-    assert err.count("is that of guessing") == 1
+    assert err.count("that of guessing") == 1
     status, _, err = run("train", "--epochs", 3, "--out", "fine")
     assert "guessing" not in err
 
@@ -772,3 +772,34 @@ def test_help_shows_every_setting_with_its_default(run: Run) -> None:
     for option in ("--free-steps", "--beta", "--resume", "--data-dir", "--dtype"):
         assert option in out
     assert "(digits: 0.1 0.05)" in " ".join(out.split())
+
+
+def test_a_file_may_name_settings_as_options_and_have_none_as_text(run: Run) -> None:
+    Path("a.toml").write_text('settle = 0.05\noutput_bias = "none"\nweight_angle = "none"\n')
+    assert run("train", "--config", "a.toml", *QUICK, "--out", "r")[0] == 0
+    written = json.loads(Path("r/config.json").read_text())["experiment"]
+    assert (written["tolerance"], written["output_bias"]) == (0.05, None)
+
+
+def test_a_file_with_two_names_of_one_setting_is_refused(run: Run) -> None:
+    Path("a.toml").write_text("settle = 0.05\ntolerance = 0.1\n")
+    status, _, err = run("train", "--config", "a.toml", "--out", "r")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "settle and tolerance are two names of one setting" in err
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_nudge_that_rounding_hides_is_refused_before_anything_is_made(
+    run: Run, dtype: str
+) -> None:
+    words = ["--dtype", dtype, "--beta", "1e-20", "--out", "r"]
+    status, _, err = run("train", *QUICK, *words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"below which rounding in {dtype} hides what the nudge does" in err
+    assert not Path("r").exists()
+
+
+def test_spaces_of_a_folders_name_stay_in_messages(run: Run) -> None:
+    _, _, err = run("evaluate", "two  spaces")
+    assert "two  spaces: expected the folder of a run, found no such folder" in err

@@ -632,7 +632,7 @@ def test_what_is_no_whole_run_is_a_failure(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "found no config.json in it" in refusal(capsys, 1, str(tmp_path))
-    assert "found no config.json in it" in refusal(capsys, 1, str(tmp_path / "nowhere"))
+    assert "found no such folder" in refusal(capsys, 1, str(tmp_path / "nowhere"))
     (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
     line = refusal(capsys, 1, str(tmp_path))
     assert "found no such file; train it first, with: eqprop train --resume" in line

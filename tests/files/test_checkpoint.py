@@ -1,5 +1,6 @@
 """Checkpoints lose nothing, execute nothing, and are whole or refused."""
 
+import copy
 import json
 import os
 import pickle
@@ -273,6 +274,35 @@ def test_a_generator_that_is_none_is_refused_before_anything_is_restored() -> No
     with pytest.raises(TypeError, match=r"generator: expected a torch.Generator, got NoneType"):
         checkpoint.restore(model, optimizer, None)  # type: ignore[arg-type]
     assert torch.equal(model.get_parameter("weight"), before)
+
+
+class Picky:
+    """A schedule of so many steps, that of no other."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        if state_dict["steps"] != self.steps:
+            raise ValueError(f"steps: expected {self.steps}, got {state_dict['steps']}")
+
+
+def test_a_checkpoint_that_is_refused_has_changed_nothing() -> None:
+    parts = make(1)
+    go(parts, 2)
+    checkpoint = Checkpoint.capture(*parts, [], scheduler=Picky(100))
+    others = model, optimizer, generator = make(2)
+    go(others, 1)
+    weights, moments = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    drawn = generator.get_state()
+    with pytest.raises(CheckpointError, match="another run: steps: expected 50, got 100"):
+        checkpoint.restore(*others, scheduler=Picky(50))
+    assert all(torch.equal(model.state_dict()[name], of) for name, of in weights.items())
+    assert str(optimizer.state_dict()) == str(moments)
+    assert torch.equal(generator.get_state(), drawn)
 
 
 def test_a_checkpoint_is_found_in_the_folder_of_its_run(tmp_path: Path) -> None:

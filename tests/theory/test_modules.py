@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from eqprop.core.activations import Activation
-from eqprop.core.costs import SquaredError
+from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, PrimitiveModel, State, VectorFieldModel
 from eqprop.core.phases import relax
+from eqprop.core.stepping import NonFiniteError
 from eqprop.data.dataset import Split
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
 from eqprop.estimators.ep import EquilibriumPropagation
-from eqprop.estimators.estimator import Estimator
+from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.estimators.recurrent_backprop import RecurrentBackprop
 from eqprop.networks.connections.chains import dense, untied
 from eqprop.networks.connections.conv_pool import ConvPool
@@ -30,7 +31,7 @@ from eqprop.networks.real_time import RealTimeNetwork
 from eqprop.training.evaluation import evaluate
 from module_operations import ESTIMATORS as OPERATED
 from module_operations import NETWORKS, OPERATIONS, PAGE, cell, outcome, table
-from zoo import EXACT, Batch
+from zoo import EXACT, Batch, UserPhi
 
 Makes = Callable[[nn.Module], Estimator]
 
@@ -396,11 +397,25 @@ def _one_more_sample(x: Tensor, s: State) -> Tensor:
         (lambda: Own(lambda x, s: (x * s[0]).sum()), r"phi: .* shape \(7,\), got \(\)"),
         (lambda: Own(_one_more_sample), r"phi: .* shape \(7,\), got \(8,\)"),
         (lambda: Own(lambda x, s: (x * s[0]).sum(1).detach()), "that autograd can follow back"),
+        (lambda: OwnField(lambda x, s: None), r"OwnField.field: .* every layer, got NoneType"),
+        (lambda: OwnField(lambda x, s: (x, None)), r"OwnField.field: .* got Tensor, NoneType"),
+        (lambda: OwnField(lambda x, s: {"a": x}), r"OwnField.field: .* every layer, got dict"),
         (lambda: OwnField(lambda x, s: (x,)), r"step: expected a state of 2 layers"),
         (lambda: OwnField(lambda x, s: (x[:1], s[1])), r"got 2, of \(1, 5\), \(7, 3\)"),
         (lambda: OwnField(lambda x, s: (x[:, :1], s[1])), r"got 2, of \(7, 1\), \(7, 3\)"),
     ],
-    ids=["none", "sum", "more", "detached", "one layer", "one sample", "one unit"],
+    ids=[
+        "none",
+        "sum",
+        "more",
+        "detached",
+        "no field",
+        "half a field",
+        "a dict",
+        "one layer",
+        "one sample",
+        "one unit",
+    ],
 )
 def test_what_a_model_of_ones_own_gives_is_refused_in_words_if_it_does_not_fit(
     model: Callable[[], ConvergentModel], said: str, batch: Batch
@@ -503,3 +518,141 @@ def test_a_nudge_that_rounding_hides_is_refused(batch: Batch) -> None:
     with pytest.raises(ValueError, match=r"beta: expected at least 1.2e-07, .* in torch.float32"):
         EquilibriumPropagation(3, 3, -1e-8)(model, x.float(), target.float())
     EquilibriumPropagation(3, 3, -1e-8)(model.double(), x, target)
+
+
+class Regularised(VectorFieldModel):
+    """With a module in its drive that does otherwise in training than in evaluation."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__([3])
+        self.a, self.inside = nn.Linear(4, 3), inside
+
+    def field(self, drive: Tensor, state: State) -> State:
+        return (0.5 * torch.tanh(self.inside(self.a(drive))) + 0.1 * state[0],)
+
+
+CHANGING = {
+    "dropout": lambda: Regularised(nn.Dropout(0.5)),
+    "within": lambda: Regularised(nn.Sequential(nn.Identity(), nn.AlphaDropout(0.5))),
+    "batch norm": lambda: Regularised(nn.BatchNorm1d(3)),
+    "as rho": lambda: PrototypicalNetwork(dense(4, 5, 3), nn.RReLU(0.1, 0.3)),
+}
+
+
+@pytest.mark.parametrize("make", CHANGING.values(), ids=CHANGING)
+def test_a_transition_that_is_another_one_every_time_is_refused_in_words(
+    make: Callable[[], ConvergentModel], batch: Batch
+) -> None:
+    """EP would take what has changed for an effect of the nudge, and divide it by beta."""
+    torch.manual_seed(0)
+    model = make().double()
+    split = Split(batch[0], torch.zeros(7, dtype=torch.int64))
+    looks: list[Callable[[], Any]] = [
+        lambda: EquilibriumPropagation(9, 5, 0.1)(model, *batch),
+        lambda: BPTT(9)(model, *batch),
+        lambda: relax(model, batch[0], 9),
+        lambda: model(batch[0]),
+        lambda: evaluate(model, split, 9),
+    ]
+    for look in looks:
+        with pytest.raises(ValueError, match=r"stays the same, got .* in training mode, .*\.eval"):
+            look()
+    for module in (*model.modules(), getattr(model.activation, "function", None)):
+        if isinstance(module, nn.Module):
+            module.eval()
+    for look in looks:
+        look()
+
+
+class Costly(Cost):
+    """½‖ŷ − y‖², with a gradient that somebody has written."""
+
+    def __init__(self, gives: Callable[[Tensor], Any]) -> None:
+        self.gives = gives
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (output - target).square().sum(1)
+
+    def gradient(self, output: Tensor, target: Tensor) -> Any:
+        return self.gives(output - target)
+
+
+@pytest.mark.parametrize(
+    "gives",
+    [
+        lambda d: d.sum(1, keepdim=True),
+        lambda d: d[:1],
+        lambda d: d.sum(),
+        lambda d: d.sum(1),
+        lambda d: None,
+        lambda d: 1.0,
+        lambda d: d.numpy(),
+    ],
+    ids=["a column", "a row", "a sum", "of samples", "none", "a number", "numpy"],
+)
+def test_the_gradient_of_a_cost_has_a_value_for_every_output_unit(
+    gives: Callable[[Tensor], Any], batch: Batch
+) -> None:
+    """What broadcasts would be learnt from without a word."""
+    model, cost = UserPhi().double(), Costly(gives)
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    for estimator in (
+        EquilibriumPropagation(9, 5, 0.1, cost=cost),
+        ContinualEP(still, 9, 5, 0.1, cost=cost),
+        RecurrentBackprop(9, cost=cost),
+    ):
+        with pytest.raises(ValueError, match=r"Costly.gradient: expected one value for every outp"):
+            estimator(model, *batch)
+
+
+class Errors(Cost):
+    """How many answers are wrong: no slope anywhere."""
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output.argmax(1) != target.argmax(1)).to(output)
+
+
+def test_a_cost_that_cannot_be_followed_back_is_refused_in_words(batch: Batch) -> None:
+    model = UserPhi().double()
+    for estimator in (
+        EquilibriumPropagation(9, 5, 0.1, cost=Errors()),
+        BPTT(9, cost=Errors()),
+        RecurrentBackprop(9, cost=Errors()),
+    ):
+        with pytest.raises(ValueError, match="cost: expected one that autograd can follow back"):
+            estimator(model, *batch)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_a_target_that_is_not_finite_is_named(wrong: float, batch: Batch) -> None:
+    model, target = UserPhi().double(), batch[1].clone()
+    target[4, 1] = wrong
+    for estimator in (EquilibriumPropagation(9, 5, 0.1), BPTT(9), RecurrentBackprop(9)):
+        with pytest.raises(ValueError, match="target: expected finite .* in sample 4"):
+            estimator(model, batch[0], target)
+    # Numbers the sum of which is not finite are.
+    huge = torch.full_like(target, 1e308)
+    with pytest.raises(NonFiniteError):
+        EquilibriumPropagation(9, 500, 5.0)(model, batch[0], huge)
+
+
+@pytest.mark.parametrize("wrong", [None, 10**30])
+@pytest.mark.parametrize("name", ["free_steps", "nudged_steps"])
+def test_steps_without_an_end_are_refused(name: str, wrong: Any, batch: Batch) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected "):
+        EquilibriumPropagation(**{"free_steps": 3, "nudged_steps": 3, name: wrong}, beta=0.1)
+    with pytest.raises(ValueError, match="steps: expected "):
+        relax(UserPhi().double(), batch[0], wrong)
+
+
+def test_phases_that_are_none_are_refused_where_they_are_given(batch: Batch) -> None:
+    free = relax(UserPhi().double(), batch[0], 3)
+    for phases in ((free.state,), (free, (free.state,)), (None,)):
+        with pytest.raises(TypeError, match="Estimate: expected phases .* each a Relaxation, got"):
+            Estimate(*phases)  # type: ignore[arg-type]
+
+
+def test_the_derivative_of_an_activation_is_one_number_for_every_element() -> None:
+    rho = Activation("mine", torch.tanh, lambda s, rho: (1 - rho * rho)[:1])
+    with pytest.raises(ValueError, match="for every element, got that of mine, which gives shape"):
+        RealTimeNetwork(dense(4, 5, 3), rho)

@@ -605,6 +605,18 @@ def test_a_small_angle_keeps_its_digits() -> None:
     assert comparison.states.overall.angle == pytest.approx(math.degrees(small), rel=1e-6)
 
 
+@pytest.mark.parametrize("factor", [1e-22, 1e-4, 1e4, 1e22])
+@pytest.mark.parametrize("cosine", [-0.6, 0.0, 0.6, 0.96])
+def test_the_angle_is_that_of_the_cosine_however_far_apart_the_norms_are(
+    factor: float, cosine: float
+) -> None:
+    sine = math.sqrt(1 - cosine**2)
+    u, v = torch.tensor([[[cosine, sine]]]).double(), torch.tensor([[[1.0, 0.0]]]).double()
+    comparison = compare(process(factor * u, factor * u, 0.1), process(-v, -v, 0.0))
+    assert comparison.states.overall.cosine == pytest.approx(cosine)
+    assert comparison.states.overall.angle == pytest.approx(math.degrees(math.acos(cosine)))
+
+
 def test_entries_without_a_gradient_have_no_sign_to_agree_with_but_count_as_error() -> None:
     ep = torch.tensor([[[1.0, -2.0, 0.0, 3.0]]])
     bptt = torch.tensor([[[-1.0, -2.0, -2.0, 0.0]]])

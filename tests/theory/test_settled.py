@@ -269,7 +269,7 @@ def test_a_network_that_only_guesses_is_said_to(epoch: int, error: float, says: 
     said = guessing_warning(Experiment(beta=50.0, learning_rates=(5.0, 5.0)), found, 90.0, 400)
     assert bool(said) == says
     if says:
-        assert f"{error:.2f} % is that of guessing (90.00 %)" in said
+        assert f"{error:.2f} % is, but for chance, that of guessing (90.00 %)" in said
         assert "--learning-rates, mostly smaller ones than 5.0 5.0" in said
         assert "--beta than 50" in said
 

@@ -30,6 +30,7 @@ from eqprop.estimators.continual import ContinualEP
 from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.networks.connections.chains import dense
+from eqprop.networks.connections.dense import Dense
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.training.checkpoint import Checkpoint
 from eqprop.training.evaluation import evaluate, predict
@@ -590,3 +591,18 @@ def test_an_optimizer_or_a_scheduler_that_would_do_nothing_is_refused() -> None:
     rest = student.model, student.estimator, student.optimizer, eighteen()
     with pytest.raises(ValueError, match="scheduler: expected one of the optimizer, got that of"):
         train(*rest, epochs=1, scheduler=scheduler)
+
+
+def test_layers_replaced_after_the_optimizer_was_made_are_named() -> None:
+    model = PrototypicalNetwork(dense(4, 5, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.connections[0] = Dense(4, 5)
+    x, y = torch.rand(6, 4), torch.tensor([0, 1, 2] * 2)
+    data = Dataset.from_arrays(x, y, x, y)
+    estimator = EquilibriumPropagation(5, 3, 0.5)
+    with pytest.warns(UserWarning, match="holds the weight of hidden layer 1 .*were layers repl"):
+        list(train(model, estimator, optimizer, data, epochs=1))
+    model.connections[0].requires_grad_(False)
+    with catch_warnings():
+        simplefilter("error")
+        list(train(model, estimator, optimizer, data, epochs=1))

@@ -73,9 +73,13 @@ class Agreement:
         cosine = angle = math.nan
         if u and v:
             cosine = max(-1.0, min(1.0, uv / (u * v)))
-            # ‖u − v‖² = (‖u‖ − ‖v‖)² + 2 ‖u‖ ‖v‖ (1 − cos): arccos would lose half of the digits.
-            chord = min(4.0, max(0.0, (d - (u - v)) * (d + (u - v)) / (u * v)))
-            angle = math.degrees(2 * math.atan2(math.sqrt(chord), math.sqrt(4 - chord)))
+            if cosine > 0.9 and 1e-3 < u / v < 1e3:
+                # ‖u − v‖² = (‖u‖ − ‖v‖)² + 2 ‖u‖ ‖v‖ (1 − cos): of small angles arccos would lose
+                # half of the digits; of norms that are far apart this would lose all.
+                chord = min(4.0, max(0.0, (d - (u - v)) * (d + (u - v)) / (u * v)))
+                angle = math.degrees(2 * math.atan2(math.sqrt(chord), math.sqrt(4 - chord)))
+            else:
+                angle = math.degrees(math.acos(cosine))
         return cls(error, cosine, angle, equal / counted if counted else math.nan)
 
 

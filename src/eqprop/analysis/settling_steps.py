@@ -157,12 +157,14 @@ class SettlingSteps:
             said.append(f"T = {free_steps} settles {share}")
         if nudged_steps is not None:
             share = _at_least(self.nudged_within(nudged_steps), nudged_steps, self.nudged)
-            said.append(f"K = {nudged_steps} settles {share}")
+            none = "was not looked at, as no sample rests freely"
+            said.append(f"K = {nudged_steps} {f'settles {share}' if self.nudged else none}")
         return ", ".join(said)
 
     def _why(self, phase: PhaseSteps) -> str:
         resting = _percent(phase.within(phase.most))
-        found = f"in the {phase.phase} {resting} come to rest within {phase.most} steps"
+        steps = f"{phase.most} step{'s' if phase.most > 1 else ''}"
+        found = f"in the {phase.phase} {resting} come to rest within {steps}"
         remedies = ["a larger tolerance", "more steps"]
         if phase.cycling:
             found += f", {_percent(phase.cycling / len(phase.steps))} go to and fro between two "

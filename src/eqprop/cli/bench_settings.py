@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from eqprop.registries import ESTIMATORS
-from eqprop.settings import Experiment, Settings, device, each, preset, setting, whole
+from eqprop.settings import Experiment, Settings, device, different, preset, setting, whole
 
 __all__ = ["OVERRIDES", "BenchSettings"]
 
@@ -32,13 +32,17 @@ class BenchSettings(Settings):
     """
 
     estimator: tuple[str, ...] = setting(
-        (), "each in a row of its own", choices=ESTIMATORS, shown="as in the preset"
+        (),
+        "each in a row of its own",
+        choices=ESTIMATORS,
+        allowed=different("every name once", lambda _: True),
+        shown="as in the preset",
     )
     device: str = setting("cpu", "cpu, cuda or cuda:N", allowed=device())
     threads: tuple[int, ...] = setting(
         (1,),
         "CPU threads; each number in a row of its own",
-        allowed=each("whole numbers from 1 to 1024", lambda n: 1 <= n <= 1024),
+        allowed=different("different whole numbers from 1 to 1024", lambda n: 1 <= n <= 1024),
     )
     train_batches: int = setting(
         200,

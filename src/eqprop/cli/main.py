@@ -27,6 +27,7 @@ from typing import NoReturn, TextIO
 from eqprop import core, estimators
 from eqprop.cli import bench, evaluate, presets, reproduce, show, theorem, train
 from eqprop.cli.options import Parser, remember_options
+from eqprop.cli.spelling import SPELT
 from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, system_error
 
 __all__ = ["main"]
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         # Greek letters must not end a command on a terminal that cannot show them.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=SPELT)
     options = argparse.Namespace()
     try:
         with _ending_on_sigterm(), _warning_in_a_line():
@@ -108,9 +109,7 @@ def _ending_on_sigterm() -> Iterator[None]:
 def _warning_in_a_line() -> Iterator[None]:
     """Within it, a warning is a line like an error, without the line of code that it comes from."""
     as_before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: (
-        f"eqprop: warning: {' '.join(str(message).split())}\n"
-    )
+    warnings.formatwarning = lambda message, *_, **__: f"eqprop: warning: {_in_a_line(message)}\n"
     try:
         yield
     finally:
@@ -144,13 +143,18 @@ def _unrecognised(word: str, known: Sequence[str]) -> str:
     return f"{word}: expected an option or argument that the command knows ({hint})"
 
 
+def _in_a_line(message: object) -> str:
+    """The same without breaks; the spaces of a folder's name stay as they are."""
+    return " ".join(line.strip() for line in str(message).splitlines() if line.strip())
+
+
 def _complain(error: object, status: int) -> int:
     return _say(f"error: {error}", status)
 
 
 def _say(what: object, status: int) -> int:
     try:
-        print(f"eqprop: {' '.join(str(what).split())}", file=sys.stderr)
+        print(f"eqprop: {_in_a_line(what)}", file=sys.stderr)
     except OSError:
         _give_up(sys.stderr)
     _give_up(sys.stdout)

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Collection
 from dataclasses import Field, fields
 from pathlib import Path
@@ -21,6 +22,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": raw, "allow_abbrev": False, **settings})
         # As of Python 3.14: -1e-3 is a number too, not an option.
         self._negative_number_matcher = re.compile(r"-[\d.]+(e[+-]?\d+)?$", re.IGNORECASE)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse would keep it to itself that help could not be written.
+        if message:
+            (sys.stderr if file is None else file).write(message)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
 import signal
 import sys
 import time
 import tomllib
 from collections.abc import Mapping
 from contextlib import closing, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from eqprop.cli.progress import Display
 from eqprop.cli.stopping import Stop
 from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, shown
 from eqprop.files import naming
-from eqprop.settings import PRESETS, Experiment, options_of, preset
+from eqprop.settings import PRESETS, Experiment, kind_of, options_of, preset
 
 __all__ = ["add", "run"]
 
@@ -190,7 +189,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix != ".json":
-            return tomllib.loads(text)
+            return _as_named(tomllib.loads(text))
         stored = json.loads(text)
         return {
             "preset": stored["preset"],
@@ -205,6 +204,21 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"--config {path}: expected TOML, or the config.json of a run: {error}"
         ) from None
+
+
+def _as_named(written: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their names where a file has those of options; none for the text, as there.
+
+    Raises:
+        ValueError: both names of one setting.
+    """
+    names = {of.metadata["flag"]: of.name for of in fields(Experiment) if of.metadata["flag"]}
+    both = [flag for flag, name in names.items() if flag in written and name in written]
+    if both:
+        raise ValueError(f"{both[0]} and {names[both[0]]} are two names of one setting")
+    optional = {of.name for of in fields(Experiment) if kind_of(of).optional}
+    named = ((names.get(name, name), value) for name, value in written.items())
+    return {name: None if value == "none" and name in optional else value for name, value in named}
 
 
 def _lengthened(
@@ -299,7 +313,8 @@ def _train(
         print(json.dumps(history[-1]))
     else:
         print(
-            f"test error {history[-1]['test_error']:.2f} % after {len(history)} epochs "
+            f"test error {history[-1]['test_error']:.2f} % after {len(history)} "
+            f"epoch{'s' if len(history) > 1 else ''} "
             f"({sum(entry['seconds'] for entry in history):.0f} s); everything is in {folder.path}"
         )
     return 0
@@ -332,7 +347,7 @@ def _kept_state(folder: runs.RunFolder) -> str:
 
 
 def _resumed(folder: runs.RunFolder) -> str:
-    return f"eqprop train --resume {shlex.quote(str(folder.path))}"
+    return f"eqprop train {runs.resuming(folder.path)}"
 
 
 def _differing(others: Mapping[str, Any], preset: Experiment) -> str:

@@ -6,10 +6,13 @@ from .activations import Rho as Rho
 from .activations import as_activation as as_activation
 from .costs import Cost as Cost
 from .costs import SquaredError as SquaredError
+from .costs import cost_gradient as cost_gradient
 from .costs import require_cost as require_cost
+from .costs import require_differentiable as require_differentiable
 from .costs import require_per_sample as require_per_sample
 from .fitting import require_input as require_input
 from .fitting import require_model as require_model
+from .fitting import require_unchanging as require_unchanging
 from .models import ConvergentModel as ConvergentModel
 from .models import EnergyModel as EnergyModel
 from .models import LearningRule as LearningRule

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from eqprop.core.sizes import described
 
-__all__ = ["Cost", "SquaredError", "require_cost", "require_per_sample"]
+__all__ = [
+    "Cost",
+    "SquaredError",
+    "cost_gradient",
+    "require_cost",
+    "require_differentiable",
+    "require_per_sample",
+]
 
 
 def require_per_sample(name: str, value: Tensor, samples: int) -> Tensor:
@@ -34,6 +41,19 @@ def require_per_sample(name: str, value: Tensor, samples: int) -> Tensor:
     return value
 
 
+def require_differentiable(cost: Tensor) -> None:
+    """Refuse the costs of an output that requires a gradient if no gradient comes back from them.
+
+    Raises:
+        ValueError: says so.
+    """
+    if not cost.requires_grad:
+        raise ValueError(
+            "cost: expected one that autograd can follow back to the output, got one that is "
+            "detached from it, such as a count of errors or what numpy has computed"
+        )
+
+
 class Cost(ABC):
     """ℓ(ŷ, y), per sample.
 
@@ -51,11 +71,13 @@ class Cost(ABC):
         """∂ℓ/∂ŷ for every sample, shaped like ``output``.
 
         Raises:
-            ValueError: the cost is not one value per sample.
+            ValueError: the cost is not one value per sample, or no function of the output that
+                autograd can follow.
         """
         with torch.enable_grad():
             at = output.detach().requires_grad_()
             cost = require_per_sample("cost", self(at, target), len(output))
+            require_differentiable(cost)
             (gradient,) = torch.autograd.grad(cost.sum(), at)
         return gradient
 
@@ -79,6 +101,22 @@ class SquaredError(Cost):
                 f"got {tuple(target.shape)}"
             )
         return output - target
+
+
+def cost_gradient(cost: Cost, output: Tensor, target: Tensor) -> Tensor:
+    """∂ℓ/∂ŷ, of whatever cost, one value for every output unit.
+
+    Raises:
+        ValueError: it has another shape, which might pass for one by broadcasting.
+    """
+    gradient = cost.gradient(output, target)
+    if not isinstance(gradient, Tensor) or gradient.shape != output.shape:
+        got = tuple(gradient.shape) if isinstance(gradient, Tensor) else described(gradient)
+        raise ValueError(
+            f"{type(cost).__name__}.gradient: expected one value for every output unit of every "
+            f"sample, {tuple(output.shape)}, got {got}"
+        )
+    return gradient
 
 
 def require_cost(cost: object) -> None:

@@ -1,10 +1,15 @@
 """A model and what it is given have to fit each other; where they do not, words say what to do."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from eqprop.core.models import ConvergentModel
 
-__all__ = ["require_input", "require_model"]
+__all__ = ["require_input", "require_model", "require_unchanging"]
+
+_CHANGING = (nn.modules.dropout._DropoutNd, nn.RReLU)
+"""What draws anew every time it is called while it is in training mode."""
 
 
 def require_model(model: object) -> ConvergentModel:
@@ -54,4 +59,31 @@ def require_input(model: nn.Module, x: object, name: str = "x") -> None:
         raise TypeError(
             f"{name}: expected it on {like.device}, as the parameters are, got it on {x.device}; "
             f"move it with {name}.to({str(like.device)!r}), or the model likewise"
+        )
+
+
+def require_unchanging(model: ConvergentModel) -> None:
+    """Refuse a transition that is another one every time, or that mixes the samples.
+
+    A steady state is one of a fixed transition, and a sample's own: EP divides by β what changes
+    between two states, whatever has changed it.
+
+    Raises:
+        ValueError: dropout or batch normalisation in training mode, also as ρ.
+    """
+    rho: Any = getattr(model.activation, "function", None)
+    named = [*model.named_modules(), ("activation", rho)]
+    for name, module in named:
+        if not isinstance(module, nn.Module) or not module.training:
+            continue
+        if isinstance(module, _CHANGING):
+            why = "which draws anew in every step"
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            why = "in which every sample moves the others"
+        else:
+            continue
+        raise ValueError(
+            f"model: expected a transition that stays the same, got {name}, a "
+            f"{type(module).__name__} in training mode, {why}; put it into evaluation mode, "
+            f"model.{name}.eval(), or put noise on the input before it comes to the model"
         )

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from eqprop.core.activations import Rho, as_activation
 from eqprop.core.costs import require_per_sample
 from eqprop.core.derivative import derivative
-from eqprop.core.sizes import require_number, require_whole
+from eqprop.core.sizes import described, require_number, require_whole
 
 __all__ = [
     "ConvergentModel",
@@ -199,8 +199,20 @@ class ConvergentModel(nn.Module, ABC):
 
     def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
         """One transition; ``force``, −β ∂ℓ/∂s (B, …), nudges the output layer."""
-        *hidden, output = self.field(drive, state)
-        return (*(self.advance(layer) for layer in hidden), self.advance(output, force))
+        field = self.field(drive, state)
+        try:
+            *hidden, output = field
+            return (*(self.advance(layer) for layer in hidden), self.advance(output, force))
+        except (TypeError, AttributeError):
+            if isinstance(field, tuple | list) and all(isinstance(f, Tensor) for f in field):
+                raise
+            inside = (
+                map(described, field) if isinstance(field, tuple | list) else [described(field)]
+            )
+            raise TypeError(
+                f"{type(self).__name__}.field: expected a tuple of one tensor for every layer, got "
+                f"{', '.join(inside)}"
+            ) from None
 
     def advance(self, field: Tensor, force: Tensor | None = None) -> Tensor:
         """clip(σ(field) + ε · force): the next state of a layer from its field."""

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost
+from eqprop.core.costs import Cost, cost_gradient
 from eqprop.core.models import State
 from eqprop.core.sizes import require_number
 from eqprop.summary import summary
@@ -50,11 +50,11 @@ class Nudge:
         if abs(self.beta) < rounding:
             raise ValueError(
                 f"beta: expected at least {rounding:.1e}, below which rounding in "
-                f"{self.target.dtype} hides what the nudge does, got {self.beta}"
+                f"{self.target.dtype} hides what the nudge does, got {abs(self.beta):g}"
             )
 
     def __call__(self, state: State) -> Tensor:
-        return self.cost.gradient(state[-1], self.target) * -self.beta
+        return cost_gradient(self.cost, state[-1], self.target) * -self.beta
 
     def effect(self, state: State) -> Tensor:
         """About how far it moves the layers below the output, (B,): a tenth of max |β ∂ℓ/∂ŷ|.
@@ -62,7 +62,7 @@ class Nudge:
         From a thousandth of |β|, where there is nothing left to learn, to a tenth of what a state
         of [0, 1] can move by.
         """
-        strongest = self.cost.gradient(state[-1], self.target).abs().flatten(1).amax(1)
+        strongest = cost_gradient(self.cost, state[-1], self.target).abs().flatten(1).amax(1)
         return _BELOW * (strongest.clamp(min=_LEARNT) * abs(self.beta)).clamp(max=1.0)
 
     def part(self, rows: Tensor) -> "Nudge":

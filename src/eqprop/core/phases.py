@@ -7,6 +7,7 @@ s_*^β.
 Source: Ernoult et al., https://arxiv.org/abs/1905.13633.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eqprop.core.fitting import require_input, require_model
+from eqprop.core.fitting import require_input, require_model, require_unchanging
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.settling import Relaxation, settle
@@ -76,6 +77,7 @@ def relax(
     require_tolerance(tolerance)
     if drive is None:
         model = require_model(model)
+        require_unchanging(model)
         require_input(model, x)
         drive = model.drive(x)
     start = model.initial_state(x) if state is None else state
@@ -161,11 +163,14 @@ def _arrival(model: ConvergentModel) -> int:
     return layers // 2 + 1 if getattr(model, "in_turn", False) else layers
 
 
-def require_steps(**steps: int | None) -> None:
-    """Refuse phases of no length, or of a fraction of a step, naming the argument."""
+def require_steps(**steps: object) -> None:
+    """Refuse phases of no length, of a fraction of a step, or without end, naming the argument."""
     for name, count in steps.items():
-        if count is not None and require_whole(name, count)[0] < 1:
+        (number,) = require_whole(name, count)
+        if number < 1:
             raise ValueError(f"{name}: expected at least 1 transition, got {count}")
+        if number > sys.maxsize:
+            raise ValueError(f"{name}: expected at most {sys.maxsize} transitions, got {count}")
 
 
 def require_tolerance(tolerance: float | None) -> None:

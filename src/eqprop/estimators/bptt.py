@@ -13,7 +13,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError, require_per_sample
+from eqprop.core.costs import (
+    Cost,
+    SquaredError,
+    require_differentiable,
+    require_per_sample,
+)
 from eqprop.core.models import ConvergentModel, parameter_gradients
 from eqprop.core.phases import relax, require_steps, require_tolerance
 from eqprop.core.settling import Relaxation
@@ -44,7 +49,9 @@ class BPTT(Estimator):
     cost: Cost = field(default_factory=SquaredError)
 
     def __post_init__(self) -> None:
-        require_steps(free_steps=self.free_steps, truncation=self.truncation)
+        require_steps(free_steps=self.free_steps)
+        if self.truncation is not None:
+            require_steps(truncation=self.truncation)
         require_tolerance(self.tolerance)
         if self.truncation is not None and self.truncation > self.free_steps:
             raise ValueError(
@@ -78,7 +85,10 @@ class BPTT(Estimator):
             state=state,
             phase="free phase, where it is differentiated,",
         )
-        losses = require_per_sample("cost", self.cost(last.state[-1], target), len(x))
+        output = last.state[-1]
+        losses = require_per_sample("cost", self.cost(output, target), len(x))
+        if output.requires_grad:
+            require_differentiable(losses)
         accumulate(model, parameter_gradients(model, (losses.mean(),)))
         # Detached, or the graph of all steps would live as long as the estimate.
         state = tuple(layer.detach() for layer in last.state)

@@ -10,6 +10,7 @@ the steady state, to the ``.grad`` of every parameter, as ``loss.backward()`` wo
 but for :class:`~eqprop.estimators.continual.ContinualEP`, which takes the optimizer's steps itself.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from eqprop.core.costs import Cost, SquaredError, require_cost
-from eqprop.core.fitting import require_input, require_model
+from eqprop.core.fitting import require_input, require_model, require_unchanging
 from eqprop.core.models import ConvergentModel
 from eqprop.core.settling import Relaxation
 from eqprop.core.sizes import described
@@ -44,6 +45,14 @@ class Estimate:
     nudged: tuple[Relaxation, ...] = ()
 
     __repr__ = summary
+
+    def __post_init__(self) -> None:
+        for phase in (self.free, *self.nudged):
+            if not isinstance(phase, Relaxation):
+                raise TypeError(
+                    "Estimate: expected phases as eqprop.relax and eqprop.nudged_phase give them, "
+                    f"each a Relaxation, got {described(phase)}"
+                )
 
 
 class Estimator(ABC):
@@ -85,8 +94,8 @@ class Estimator(ABC):
                 the target no tensor, or in another dtype or on another device than the parameters,
                 or inference mode, or a cache of parametrizations; a cost that is none, or a
                 generator; an own estimator that returns no estimate.
-            ValueError: a target that is not shaped like the output layer, such as labels, or no
-                sample.
+            ValueError: a target that is not shaped like the output layer, such as labels, or not
+                finite; no sample; dropout or batch normalisation in training mode.
             NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
         """
         model = require_model(model)
@@ -118,6 +127,7 @@ class Estimator(ABC):
 
 def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
     """Refuse what does not fit, in words that say what to do."""
+    require_unchanging(model)
     require_input(model, x)
     require_input(model, target, "target")
     if target.dtype == torch.bool or target.is_complex():
@@ -136,6 +146,9 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
         raise ValueError(
             f"x, target: expected as many samples, at least one, got {len(x)} and {len(target)}"
         )
+    if not (math.isfinite(target.sum()) or target.isfinite().all()):
+        sample = int((~target.isfinite()).flatten(1).any(1).nonzero()[0])
+        raise ValueError(f"target: expected finite numbers, got nan or inf in sample {sample}")
     if torch.is_inference_mode_enabled():
         raise TypeError(
             "torch.inference_mode: expected to be called outside of it, as nothing can be "

@@ -16,7 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.costs import Cost, SquaredError, cost_gradient
 from eqprop.core.models import ConvergentModel, parameter_gradients
 from eqprop.core.phases import relax, require_steps, require_tolerance
 from eqprop.core.settling import Relaxation
@@ -98,7 +98,7 @@ class RecurrentBackprop(Estimator):
         target: Tensor,
     ) -> tuple[Tensor, ...]:
         """λ = Jᵀ λ + ∂L/∂s, from one graph of one transition."""
-        source = self.cost.gradient(free.state[-1], target) / len(target)
+        source = cost_gradient(self.cost, free.state[-1], target) / len(target)
         adjoint = (*(torch.zeros_like(layer) for layer in state[:-1]), source)
         moved, size, taken = torch.tensor(0.0), torch.tensor(0.0), 0
         for taken in range(1, self.adjoint_steps + 1):  # noqa: B007 - the message says it

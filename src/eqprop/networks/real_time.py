@@ -46,7 +46,7 @@ class RealTimeNetwork(LayeredNetwork):
     ) -> None:
         super().__init__(connections, updates=updates, epsilon=epsilon, clip=clip)
         self.rho = as_activation(rho)
-        origin = torch.zeros(1)
+        origin = torch.zeros(2, 2)
         try:
             slope = self.rho.derivative(origin, self.rho(origin.clone()))
         except (RuntimeError, TypeError) as error:
@@ -55,9 +55,10 @@ class RealTimeNetwork(LayeredNetwork):
                 f"({error}); write it with operations of torch, or give its derivative"
             ) from error
         if not isinstance(slope, torch.Tensor) or slope.shape != origin.shape:
+            got = f"shape {tuple(slope.shape)}" if isinstance(slope, torch.Tensor) else repr(slope)
             raise ValueError(
                 f"rho: expected a derivative for every element, got that of {self.rho.name}, which "
-                f"gives {slope!r} for one element"
+                f"gives {got} for as many as {tuple(origin.shape)}"
             )
         if not slope.any():
             raise ValueError(

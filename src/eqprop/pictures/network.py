@@ -398,7 +398,7 @@ def draw_settling(
         axes.set_xlabel(f"steps of the {'free' if symbol == 'T' else 'nudged'} phase")
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower right", fontsize="small", handlelength=2.5, framealpha=1)
+            axes.legend(loc="best", fontsize="small", handlelength=2.5, framealpha=1)
     panels[0].set_ylabel(f"samples at rest, to {found.tolerance:g} (%)")
     panels[0].set_ylim(0, 103)
     write_png(figure, path, title, dpi=_DPI)

@@ -176,7 +176,7 @@ def settling_text(found: SettlingSteps, width: int = 80) -> str:
             phase.phase.replace("phase (beta ", "(β = "),
             str(len(phase.steps)),
             *(_steps(phase.least(share), phase.most) for share in (0.5, 0.9, 0.99)),
-            _steps(phase.largest, phase.most),
+            _steps(None if phase.restless else phase.largest, phase.most),
             str(phase.restless),
             str(phase.cycling),
         )

@@ -23,6 +23,7 @@ from .folder import RunError as RunError
 from .folder import RunFolder as RunFolder
 from .folder import new_folder as new_folder
 from .folder import require_folder as require_folder
+from .folder import resuming as resuming
 from .jobs import Job as Job
 from .jobs import work_off as work_off
 from .learner import Learner as Learner

@@ -31,9 +31,10 @@ def guessing_warning(experiment: Experiment, metrics: Metrics, guessing: float, 
         return ""
     rates = " ".join(map(str, experiment.learning_rates))
     return (
-        f"after {metrics.epoch} epochs the test error of {metrics.test_error:.2f} % is that of "
-        f"guessing ({guessing:.2f} %): nothing is learnt; try other --learning-rates, mostly "
-        f"smaller ones than {rates}, or another --beta than {experiment.beta:g}, and look with "
+        f"after {metrics.epoch} epochs the test error of {metrics.test_error:.2f} % is, but for "
+        f"chance, that of guessing ({guessing:.2f} %): nothing is learnt; try other "
+        f"--learning-rates, mostly smaller ones than {rates}, or another --beta than "
+        f"{experiment.beta:g}, and look with "
         "`eqprop theorem` whether the updates follow the gradient"
     )
 

@@ -30,10 +30,17 @@ from eqprop.settings.experiment import Experiment
 from eqprop.settings.fields import UnknownSettingsError
 from eqprop.training.checkpoint import LAST, Checkpoint
 
-__all__ = ["RunConfig", "RunError", "RunFolder", "new_folder", "require_folder"]
+__all__ = ["RunConfig", "RunError", "RunFolder", "new_folder", "require_folder", "resuming"]
 
 _LEGIBLE = 80
 """Characters that the name of a folder may have before the time."""
+
+
+def resuming(folder: Path) -> str:
+    """The option that goes on with a run, as a shell takes it."""
+    named = shlex.quote(str(folder))
+    # What begins like an option would be taken for one.
+    return f"--resume={named}" if named.startswith("-") else f"--resume {named}"
 
 
 class RunError(Failure):
@@ -97,7 +104,7 @@ class RunFolder:
             left = {self._lock, *self.path.glob(".*.part")}
             if any(entry not in left for entry in self.path.iterdir()):
                 resume = (
-                    f", or continue that run with --resume {shlex.quote(str(self.path))}"
+                    f", or continue that run with {resuming(self.path)}"
                     if self.config.exists()
                     else ""
                 )
@@ -121,7 +128,7 @@ class RunFolder:
                 except TimeoutError:
                     raise RunError(
                         f"{self.path}: expected a run that nobody works on, but another process "
-                        "does; wait for it, or choose another --out"
+                        "does; wait for it, or begin a new run elsewhere"
                     ) from None
             yield
 
@@ -149,7 +156,8 @@ class RunFolder:
             RunError: it is missing, not one of ours, or that of a version to come.
         """
         if not self.config.is_file():
-            raise RunError(f"{self.path}: expected the folder of a run, found no config.json in it")
+            found = "no config.json in it" if self.path.is_dir() else "no such folder"
+            raise RunError(f"{self.path}: expected the folder of a run, found {found}")
         try:
             written = self.config.read_bytes()
         except OSError as error:
@@ -230,7 +238,7 @@ class RunFolder:
             with naming(self.metrics), self.metrics.open("a") as file:
                 file.write(json.dumps(checkpoint.history[-1]) + "\n")
         except OSError as error:
-            resume = f"then go on with: eqprop train --resume {shlex.quote(str(self.path))}"
+            resume = f"then go on with: eqprop train {resuming(self.path)}"
             raise RunError(system_error(error, resume)) from None
 
     def rewrite_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:

@@ -136,6 +136,13 @@ class Experiment(Settings):
     )
 
     def check_together(self) -> None:
+        least = {"float32": 2.0**-23, "float64": 2.0**-52}[self.dtype]
+        self.require(
+            "beta",
+            abs(self.beta) >= least,
+            f"at least {least:.2g} in size, below which rounding in {self.dtype} hides what the "
+            "nudge does",
+        )
         for name, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("pool", 1)):
             values = getattr(self, name)
             self.require(

@@ -63,7 +63,11 @@ class Allowed(NamedTuple):
 def whole(least: int, most: int | None = None) -> Allowed:
     """Whole numbers from ``least`` on, or up to ``most``."""
     if most is None:
-        return Allowed(lambda n: n >= least, f"a whole number of at least {least}")
+        return Allowed(
+            # Beyond, nothing would ever come to its end, and much could not count.
+            lambda n: least <= n < 2**63,
+            f"a whole number of at least {least}, below 2^63",
+        )
     said = {2**63 - 1: "2^63 − 1"}.get(most, str(most))
     return Allowed(lambda n: least <= n <= most, f"a whole number from {least} to {said}")
 
@@ -333,4 +337,6 @@ def _plain(value: Any) -> Any:
 
 
 def _type(value: Any) -> str:
-    return "none" if value is None else type(value).__name__
+    if value is None:
+        return "none"
+    return f"the text {value!r}" if isinstance(value, str) else type(value).__name__

@@ -28,8 +28,8 @@ SWEPT = ("beta", "free_steps", "nudged_steps")
 
 
 def _sized(value: float) -> bool:
-    # Far beyond either end there is nothing but rounding and overflow.
-    return 1e-30 <= abs(value) <= 1e30
+    # Beyond either end there is nothing but rounding and overflow.
+    return 1e-15 <= abs(value) <= 1e30
 
 
 @final
@@ -60,7 +60,7 @@ class TheoremSettings(Settings):
     beta: float = setting(
         0.01,
         "β, strength of the nudge, of either sign",
-        allowed=number("a finite number other than 0, of size 1e-30 to 1e30", _sized),
+        allowed=number("a finite number other than 0, of size 1e-15 to 1e30", _sized),
     )
     nudging: Literal["one-sided", "symmetric"] = setting(
         "one-sided", "β as given, or the mean of the processes of +β and −β"
@@ -78,7 +78,7 @@ class TheoremSettings(Settings):
         (),
         "strengths of the figure of error against β",
         allowed=different(
-            "at least two different numbers from 1e-30 to 1e30",
+            "at least two different numbers from 1e-15 to 1e30",
             lambda b: b > 0 and _sized(b),
             lambda count: count != 1,
         ),

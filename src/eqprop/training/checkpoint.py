@@ -156,14 +156,19 @@ class Checkpoint:
                 )
         self._require_same(_inner(model))
         self._require_order(optimizer)
-        self.restore_model(model)
+        before = optimizer.state_dict(), None if scheduler is None else scheduler.state_dict()
         try:
             optimizer.load_state_dict(dict(self.optimizer))
             if scheduler is not None and self.scheduler is not None:
                 scheduler.load_state_dict(dict(self.scheduler))
             generator.set_state(self.generator)
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            # Nothing is left half restored.
+            optimizer.load_state_dict(before[0])
+            if scheduler is not None and before[1] is not None:
+                scheduler.load_state_dict(dict(before[1]))
             raise CheckpointError(f"{self.name} belongs to another run: {error}") from error
+        self.restore_model(model)
 
     def _require_order(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse an optimizer that has the parameters in another order, as far as shapes show."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError, require_cost
-from eqprop.core.fitting import require_input, require_model
+from eqprop.core.fitting import require_input, require_model, require_unchanging
 from eqprop.core.models import ConvergentModel
 from eqprop.core.phases import relax
 from eqprop.core.settling import two_cycles
@@ -92,6 +92,7 @@ def evaluate(
             that are not finite.
     """
     model = require_model(model)
+    require_unchanging(model)
     units = math.prod(model.shapes[-1])
     require_learnable(split, units, f"split, for a network of {units} output units")
     require_input(model, split.images, "images")

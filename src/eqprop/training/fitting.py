@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from eqprop.core.fitting import require_input, require_model
+from eqprop.core.fitting import require_input, require_model, require_unchanging
 from eqprop.core.models import ConvergentModel
 from eqprop.core.sizes import described
 from eqprop.data.dataset import Dataset
@@ -24,7 +24,10 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
             another order; data in another dtype or on another device than the parameters.
         ValueError: an output layer that has not one unit for every class; parameters in a plain
             list; an optimizer of other parameters than the model's, or of frozen ones alone, or
-            another one than the estimator's.
+            another one than the estimator's; dropout or batch normalisation in training mode.
+
+    Warns:
+        UserWarning: parameters that the optimizer does not hold.
     """
     model = require_model(model)
     for name, given, kind, such in (
@@ -57,11 +60,22 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
             f"{data.name}, got one of {units}"
         )
     _require_registered(model)
+    require_unchanging(model)
     require_input(model, data.train.images, "images")
-    if not learning_rates(model, optimizer):
+    rates = learning_rates(model, optimizer)
+    if not rates:
         raise ValueError(
             "optimizer: expected a parameter of the model that learns, got frozen ones alone; "
             "let some of them learn with requires_grad_(True)"
+        )
+    left = [n for n, p in model.named_parameters() if p.requires_grad and n not in rates]
+    if left:
+        said = ", ".join(map(model.parameter_name, left[:3]))
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        warnings.warn(
+            f"optimizer: expected one that holds {said}{more} too, which will not learn: were "
+            "layers replaced after it was made? What is meant to stay, freeze with requires_grad_(False)",
+            stacklevel=3,
         )
 
 
