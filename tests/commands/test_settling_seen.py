@@ -119,7 +119,7 @@ def test_of_a_one_sided_nudge_what_is_left_of_the_free_phase_is_warned_of_too(ru
     _, err = run("train", *WORDS, "--nudging", "one-sided", "--settle", "0.1", "--out", "r")
     (warning,) = (line for line in of_settling(err) if line.startswith("warning"))
     assert "100 % of the training samples did not come to rest within T = 20 steps" in warning
-    assert "(to 0.1 in a step)" in warning
+    assert "(to 0.1 of what the nudge does in a step)" in warning
     assert "two-cycles" in warning
 
 

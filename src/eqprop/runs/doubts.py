@@ -71,10 +71,14 @@ def settling_warning(experiment: Experiment, metrics: Metrics) -> str:
     if "restless" in doubts:
         tolerance = AT_REST if experiment.tolerance is None else experiment.tolerance
         epsilon = experiment.epsilon if experiment.network == "real-time" else 1.0
+        to = f"{tolerance * epsilon:g}"
+        nudged = metrics.nudged_steps is not None
+        if experiment.tolerance is not None and nudged and experiment.nudging != "symmetric":
+            to += " of what the nudge does"
         said.append(
             f"{metrics.restless:.0f} % of the training samples did not come to rest within T = "
-            f"{experiment.free_steps} steps (to {tolerance * epsilon:g} in a step), and what is "
-            "left of their free phase spoils the gradient"
+            f"{experiment.free_steps} steps (to {to} in a step), and what is left of their free "
+            "phase spoils the gradient"
         )
     if cycling:
         said.append(

@@ -74,7 +74,8 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         warnings.warn(
             f"optimizer: expected one that holds {said}{more} too, which will not learn: were "
-            "layers replaced after it was made? What is meant to stay, freeze with requires_grad_(False)",
+            "layers replaced after it was made? What is meant to stay, freeze with "
+            "requires_grad_(False)",
             stacklevel=3,
         )
 
