@@ -51,7 +51,7 @@ def test_what_could_not_be_written_is_an_error(words: list[str]) -> None:
     assert done.stderr.startswith("eqprop: error: standard output: No space left on device")
 
 
-@pytest.mark.parametrize("name", ["run", "two  spaces é$x", "-n", "--out"])
+@pytest.mark.parametrize("name", ["run", "two  spaces é$x", "-n", "-n $x", "--out"])
 def test_the_option_that_goes_on_with_a_run_finds_its_folder(name: str) -> None:
     words = shlex.split(f"eqprop train {resuming(Path(name))}")
     assert words[2:] in ([f"--resume={name}"], ["--resume", name])

@@ -40,7 +40,7 @@ def resuming(folder: Path) -> str:
     """The option that goes on with a run, as a shell takes it."""
     named = shlex.quote(str(folder))
     # What begins like an option would be taken for one.
-    return f"--resume={named}" if named.startswith("-") else f"--resume {named}"
+    return f"--resume={named}" if str(folder).startswith("-") else f"--resume {named}"
 
 
 class RunError(Failure):
