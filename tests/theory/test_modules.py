@@ -536,6 +536,7 @@ CHANGING = {
     "within": lambda: Regularised(nn.Sequential(nn.Identity(), nn.AlphaDropout(0.5))),
     "batch norm": lambda: Regularised(nn.BatchNorm1d(3)),
     "as rho": lambda: PrototypicalNetwork(dense(4, 5, 3), nn.RReLU(0.1, 0.3)),
+    "as rho in real time": lambda: RealTimeNetwork(dense(4, 5, 3), nn.RReLU(0.1, 0.3)),
 }
 
 
@@ -557,9 +558,11 @@ def test_a_transition_that_is_another_one_every_time_is_refused_in_words(
     for look in looks:
         with pytest.raises(ValueError, match=r"stays the same, got .* in training mode, .*\.eval"):
             look()
-    for module in (*model.modules(), getattr(model.activation, "function", None)):
-        if isinstance(module, nn.Module):
-            module.eval()
+    for name in ("activation", "rho"):
+        rho = getattr(getattr(model, name, None), "function", None)
+        if isinstance(rho, nn.Module):
+            rho.eval()
+    model.eval()
     for look in looks:
         look()
 

@@ -71,8 +71,9 @@ def require_unchanging(model: ConvergentModel) -> None:
     Raises:
         ValueError: dropout or batch normalisation in training mode, also as ρ.
     """
-    rho: Any = getattr(model.activation, "function", None)
-    named = [*model.named_modules(), ("activation", rho)]
+    named: list[tuple[str, Any]] = [*model.named_modules()]
+    for name in ("activation", "rho"):
+        named.append((name, getattr(getattr(model, name, None), "function", None)))
     for name, module in named:
         if not isinstance(module, nn.Module) or not module.training:
             continue
@@ -84,6 +85,6 @@ def require_unchanging(model: ConvergentModel) -> None:
             continue
         raise ValueError(
             f"model: expected a transition that stays the same, got {name}, a "
-            f"{type(module).__name__} in training mode, {why}; put it into evaluation mode, "
-            f"model.{name}.eval(), or put noise on the input before it comes to the model"
+            f"{type(module).__name__} in training mode, {why}; put it into evaluation mode with "
+            "its .eval(), or noise on the input before it comes to the model"
         )
