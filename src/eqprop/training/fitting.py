@@ -70,11 +70,9 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
         )
     left = [n for n, p in model.named_parameters() if p.requires_grad and n not in rates]
     if left:
-        said = ", ".join(map(model.parameter_name, left[:3]))
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         warnings.warn(
-            f"optimizer: expected one that holds {said}{more} too, which will not learn: were "
-            "layers replaced after it was made? What is meant to stay, freeze with "
+            f"optimizer: expected one that holds {_named(model, left)} too, which will not "
+            "learn: were layers replaced after it was made? What is meant to stay, freeze with "
             "requires_grad_(False)",
             stacklevel=3,
         )
@@ -99,6 +97,12 @@ def _require_registered(model: nn.Module) -> None:
                     )
 
 
+def _named(model: ConvergentModel, names: list[str]) -> str:
+    """The first of these parameters, as messages name them."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(model.parameter_name, names[:3])) + more
+
+
 def learnt_by(model: ConvergentModel, optimizer: Optimizer) -> dict[str, Tensor]:
     """A copy of the parameters that the optimizer is to move, by their names."""
     rates = learning_rates(model, optimizer)
@@ -112,11 +116,10 @@ def warn_of_unmoved(model: ConvergentModel, before: Mapping[str, Tensor], when: 
         UserWarning: names them, and says what may be the reason.
     """
     now = dict(model.named_parameters())
-    still = [model.parameter_name(name) for name, p in before.items() if now[name].equal(p)]
+    still = [name for name, p in before.items() if now[name].equal(p)]
     if still:
-        more = f" and {len(still) - 3} more" if len(still) > 3 else ""
         warnings.warn(
-            f"{', '.join(still[:3])}{more} did not move {when}: does what the network does depend "
+            f"{_named(model, still)} did not move {when}: does what the network does depend "
             "on it, or is it detached, or used nowhere? Are there enough nudged steps for the "
             "nudge to come to it? If it is meant to stay, freeze it with requires_grad_(False)",
             stacklevel=2,
