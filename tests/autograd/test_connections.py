@@ -187,3 +187,66 @@ def test_networks_that_pool_learn_where_all_must_be_deterministic(
     assert len(found) == len(expected) == 6
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
+
+
+class Squared(TiedConnection):
+    """u · W l + u²/100: not linear in u."""
+
+    def __init__(self) -> None:
+        super().__init__((3,), (4,))
+        self.weight = nn.Parameter(torch.randn(4, 3))
+
+    def coupling(self, ends: Ends) -> Tensor:
+        lower, upper = ends
+        return (upper * (lower @ self.weight.t()) + 0.01 * upper.square()).sum(1)
+
+
+class Slipped(Gated):
+    """Without the gate on the way down."""
+
+    def down(self, upper: Tensor, trace: Any, onto: Tensor | None = None) -> Tensor:
+        received = (upper * (1 - (trace @ self.weight.t()).tanh() ** 2)) @ self.weight
+        return received if onto is None else onto + received
+
+
+class Halved(Gated):
+    """Half of the gate's gradient."""
+
+    def contrast_gradients(self, change: Change, scale: float = 1.0) -> dict[str, Tensor]:
+        found = super().contrast_gradients(change, scale)
+        return {**found, "gate": found["gate"] / 2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("connection", "named"),
+    [
+        (lambda: Squared(), r"Squared\.coupling: .* linear"),
+        (lambda: Slipped(3, 4), r"Slipped\.down: .* derivative"),
+        (lambda: Halved(3, 4), r"Halved\.contrast_gradients: .* for gate"),
+        (lambda: Untied(Squared()), r"Squared\.coupling: .* linear"),
+    ],
+)
+def test_a_connection_that_is_not_what_its_coupling_makes_of_it_is_refused(
+    connection: Any, named: str, dtype: torch.dtype
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        PrototypicalNetwork([*dense(5, 3), connection().to(dtype)])
+
+
+def test_looking_at_a_connection_of_ones_own_leaves_it_and_the_random_numbers_alone() -> None:
+    connection = Gated(3, 4)
+    connection.dropout = nn.Dropout()
+    connection.dropout.train()
+    kept = {name: p.clone() for name, p in connection.named_parameters()}
+    first = dense(5, 3)
+    torch.manual_seed(0)
+    PrototypicalNetwork([*first, connection])
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert drawn == torch.rand(1)
+    assert connection.training
+    assert connection.dropout.training
+    for name, p in connection.named_parameters():
+        assert torch.equal(p, kept[name])
+        assert p.grad is None

@@ -160,8 +160,11 @@ def test_settings_come_from_preset_then_file_then_command_line(run: Run) -> None
         (["--device", "abacus"], ["device", "abacus", "cuda:N"]),
         (["--config", "none.toml"], ["none.toml", "expected a file"]),
         (["--config", "bad.toml"], ["bad.toml", "expected TOML"]),
-        (["--config", "field.toml"], ["bta", "did you mean beta?"]),
-        (["--config", "preset.toml"], ["preset", "5", "p-1h"]),
+        (["--config", "field.toml"], ["--config field.toml: bta", "did you mean beta?"]),
+        (["--config", "preset.toml"], ["--config preset.toml: preset", "5", "p-1h"]),
+        (["--config", "steps.toml"], ["--config steps.toml: free_steps = 0", "at least 1"]),
+        (["--config", "steps.toml", "--free-steps", "-2"], ["error: free_steps = -2"]),
+        (["--config", "good.toml", "--free-steps", "-2"], ["error: free_steps = -2"]),
         (["--out", "taken"], ["taken", "new or empty folder", "--out"]),
         (["--out", "bad.toml"], ["bad.toml", "expected a folder"]),
         (["--out", "bad.toml/r"], ["bad.toml", "is a file"]),
@@ -187,6 +190,8 @@ def test_bad_usage_is_one_line_and_writes_nothing(run: Run, words: list[str], sa
     Path("bad.toml").write_text("beta = = 1")
     Path("field.toml").write_text("bta = 1")
     Path("preset.toml").write_text("preset = 5")
+    Path("steps.toml").write_text("free_steps = 0")
+    Path("good.toml").write_text("beta = 0.2")
     Path("huge.toml").write_text("beta = 1" + 400 * "0")
     Path("broken.json").write_text("[]")
     Path("taken").mkdir()

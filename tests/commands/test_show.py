@@ -670,7 +670,8 @@ def test_a_state_that_stops_being_finite_is_a_failure(
     line = refusal(capsys, 1, str(run), "--free-steps", "200")
     assert "stopped being finite in the free phase" in line
     assert "of 200" in line
-    assert str(RunFolder(run).checkpoint) in line  # it is the one that has the fault
+    # It is the one that has the fault, or what it is looked at with.
+    assert f"{RunFolder(run).checkpoint} with free_steps = 200: " in line
     assert "of 150" in refusal(capsys, 1, str(run), "--free-steps", "50")
     assert not (run / "pictures").exists()
 

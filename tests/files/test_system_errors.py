@@ -137,6 +137,32 @@ def test_a_run_of_a_newer_version_is_not_called_damaged(
     assert "damaged" not in said
 
 
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (lambda text: text.replace('"epochs": 2', '"epochs": "x"'), "epochs = x: expected a whole"),
+        (lambda text: text.replace('"beta"', '"theirs"'), "found a file without beta"),
+        (lambda text: text.replace('"preset"', '"theirs"'), "found a file without preset"),
+        (lambda text: text[:40], "found a file that is no JSON"),
+        (lambda _: "[]", "found something else"),
+    ],
+    ids=["a value", "a setting", "the preset", "the beginning", "a list"],
+)
+def test_settings_changed_by_hand_are_refused_in_words_of_their_own(
+    written: Callable[[str], str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *QUICK, "--out", "r"]) == 0
+    text = Path("r/config.json").read_text()
+    assert written(text) != text
+    Path("r/config.json").write_text(written(text))
+    capsys.readouterr()
+    assert main(["evaluate", "r"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"eqprop: error: {Path('r/config.json')}: ")
+    assert says in said
+    assert "Error" not in said
+
+
 def test_a_folder_that_is_moved_meanwhile_is_not_made_anew(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

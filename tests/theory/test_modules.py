@@ -125,6 +125,59 @@ def test_a_mini_batch_that_does_not_fit_is_refused_in_words(estimator: str, batc
             learn(model, inputs, wanted)
 
 
+class NotSetUp(VectorFieldModel):
+    """A model of one's own that forgets its base."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def field(self, drive: Tensor, state: State) -> State:
+        return (drive[:, :3],)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_network_that_was_taken_apart_is_refused_in_words(estimator: str, batch: Batch) -> None:
+    x, target = batch[0].float(), batch[1].float()
+
+    def refused(model: ConvergentModel, said: str, error: type[Exception] = ValueError) -> None:
+        with pytest.raises(error, match=said):
+            ESTIMATORS[estimator](model)(model, x, target)
+        with pytest.raises(error, match=said):
+            relax(model, x, 3)
+
+    others: list[nn.Module] = [Dense(5, 4), Dense(6, 3), nn.Linear(5, 3)]
+    for other in others:
+        model = PrototypicalNetwork(dense(4, 5, 3))
+        model.connections[1] = other
+        refused(model, r"connections\.1: expected a connection from \(5,\) to \(3,\), as when")
+    model = PrototypicalNetwork(dense(4, 5, 3))
+    model.connections.append(Dense(3, 3))
+    refused(model, "connections: expected 2, as when the network was made, got 3")
+    model = PrototypicalNetwork(dense(4, 5, 3))
+    del model.connections[1]
+    refused(model, "connections: expected 2, as when the network was made, got 1")
+    # One that fits is as good as the first.
+    model = PrototypicalNetwork(dense(4, 5, 3))
+    model.connections[1] = Dense(5, 3)
+    ESTIMATORS[estimator](model)(model, x, target)
+
+
+def test_a_model_whose_base_was_not_set_up_is_refused_in_words(batch: Batch) -> None:
+    with pytest.raises(TypeError, match=r"NotSetUp: .* does not call super\(\)\.__init__\(shapes"):
+        EquilibriumPropagation(3, 2, 0.5)(NotSetUp(), batch[0], batch[1])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_complex_parameters_are_refused_in_words(estimator: str, batch: Batch) -> None:
+    model = PrototypicalNetwork(dense(4, 5, 3))
+    learn = ESTIMATORS[estimator](model)
+    model.connections[1].weight = nn.Parameter(torch.rand(3, 5, dtype=torch.complex64))
+    with pytest.raises(
+        TypeError, match=r"connections\.1\.weight.*: expected real numbers, got torch"
+    ):
+        learn(model, batch[0].float(), batch[1].float())
+
+
 def test_a_connection_refuses_the_hooks_that_nothing_would_call() -> None:
     connection = Dense(3, 2)
     for register in (connection.register_forward_pre_hook, connection.register_forward_hook):

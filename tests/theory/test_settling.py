@@ -500,6 +500,15 @@ def test_a_two_cycle_is_named_and_neither_rest_nor_slowness() -> None:
     assert relaxed.rests().tolist() == [False, True, True, True, True, False, True]
 
 
+def test_what_only_rounding_moves_to_and_fro_is_no_two_cycle() -> None:
+    # λ = −1: a state that misses the fixed point by δ moves by 2δ, there and back.
+    x = torch.tensor([[-1.0, 1.0, 2.0, 3.0]], dtype=torch.float64)
+    for delta, expected in ((1e-15, False), (1e-12, True)):
+        state = x[:, 1:3] * (1 + delta), x[:, 3:] * (1 + delta)
+        there = Relaxation(state, torch.ones(1), torch.zeros(1, 2))
+        assert two_cycles(Contracting(), x, there, 0.0).tolist() == [expected]
+
+
 def test_a_network_that_goes_to_and_fro_under_a_nudge_is_named() -> None:
     model, x = to_and_fro(), torch.zeros(2, 1, dtype=torch.float64)
     drive = model.drive(x)

@@ -177,10 +177,18 @@ def _chosen(
     name = from_file.pop("preset", "digits")
     data_dir = from_file.pop("data_dir", None)
     if not isinstance(data_dir, str | None):
-        raise ConfigurationError("data_dir", data_dir, "the name of a folder")
+        raise UsageError(
+            f"--config {options.config}: data_dir = {data_dir}: expected the name of a folder"
+        )
     name = name if options.preset is None else options.preset
     # In one step, so that e.g. hidden layers and learning rates may change together.
-    experiment = preset(name).override({**from_file, **changes})
+    try:
+        experiment = preset(name).override({**from_file, **changes})
+    except ConfigurationError as error:
+        theirs = {"preset"} if options.preset is None and options.config else set[str]()
+        if error.name not in (theirs | from_file.keys()) - changes.keys():
+            raise
+        raise UsageError(f"--config {options.config}: {error}") from None
     return name, experiment, options.data_dir or data_dir
 
 

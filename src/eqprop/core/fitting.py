@@ -16,10 +16,18 @@ def require_model(model: object) -> ConvergentModel:
     """The convergent model that is meant: of one that ``torch.compile`` has wrapped, what is in it.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is none, or its ``__init__`` has not called that of the base.
+        ValueError: it was taken apart, see
+            :meth:`~eqprop.core.models.ConvergentModel.require_intact`.
     """
     model = getattr(model, "_orig_mod", model)
     if isinstance(model, ConvergentModel):
+        if "shapes" not in vars(model):
+            raise TypeError(
+                f"{type(model).__name__}: expected a model that is set up, got one whose __init__ "
+                "does not call super().__init__(shapes)"
+            )
+        model.require_intact()
         return model
     wrapped = isinstance(getattr(model, "module", None), ConvergentModel)
     why = "; wrappers that call forward, such as DataParallel, have nothing to call here"

@@ -112,6 +112,15 @@ class ConvergentModel(nn.Module, ABC):
             "clip": self.clip,
         }
 
+    def require_intact(self) -> None:
+        """Refuse a model some part of which was taken out or exchanged since it was made.
+
+        Called once for every mini-batch.
+
+        Raises:
+            ValueError: says which part does not fit the others.
+        """
+
     def forward(self, x: Tensor, free_steps: int = 1000, tolerance: float | None = 1e-4) -> Tensor:
         """The output layer at the free steady state, (B, …): what ``model(x)`` gives.
 

@@ -40,6 +40,9 @@ __all__ = ["Relaxation", "settle", "two_cycles"]
 _LEAVING = 0.5
 """The share of the samples that must rest for the mini-batch to be made smaller."""
 
+_ROUNDING = 16
+"""By how many units in the last place of the largest state a step may miss a fixed point."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -183,7 +186,7 @@ def two_cycles(
     """Which samples go to and fro, (B,): not at rest, but back by half or more in two more steps.
 
     That is, |s_{t+1} − s_t| > limit and |s_{t+2} − s_t| ≤ ½ |s_{t+1} − s_t|, all norms the largest
-    over the units.
+    over the units. What goes to and fro by the rounding of its numbers alone is none.
 
     Args:
         drive: ``model.drive(x)``.
@@ -193,7 +196,9 @@ def two_cycles(
     """
     once, twice = (after for _, after in transitions(model, drive, relaxed.state, 2, nudge=nudge))
     step, back = (movement(relaxed.state, after).amax(1) for after in (once, twice))
-    return (step > limit) & (2 * back <= step)
+    size = movement(tuple(map(torch.zeros_like, relaxed.state)), relaxed.state).amax(1)
+    rounding = _ROUNDING * torch.finfo(step.dtype).eps * size
+    return (step > limit) & (step > rounding) & (2 * back <= step)
 
 
 def _where(which: Tensor, those: list[Tensor], others: list[Tensor]) -> list[Tensor]:

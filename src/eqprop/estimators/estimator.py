@@ -90,12 +90,13 @@ class Estimator(ABC):
             generator: where randomness comes from, if the estimator has any.
 
         Raises:
-            TypeError: a model that is no convergent one, a parameter with a hook of backward, x or
-                the target no tensor, or in another dtype or on another device than the parameters,
-                or inference mode, or a cache of parametrizations; a cost that is none, or a
-                generator; an own estimator that returns no estimate.
+            TypeError: a model that is no convergent one, a parameter that is complex, or has a hook
+                of backward, x or the target no tensor, or in another dtype or on another device
+                than the parameters, or inference mode, or a cache of parametrizations; a cost that
+                is none, or a generator; an own estimator that returns no estimate.
             ValueError: a target that is not shaped like the output layer, such as labels, or not
-                finite; no sample; dropout or batch normalisation in training mode.
+                finite; no sample; dropout or batch normalisation in training mode; a network whose
+                connections were exchanged for some that do not fit.
             NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
         """
         model = require_model(model)
@@ -161,6 +162,11 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
             "keeps does not follow the weights when they learn, and passes them no gradient"
         )
     for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise TypeError(
+                f"{model.parameter_name(name)}: expected real numbers, got {parameter.dtype}; make "
+                "a parameter of its real part and one of its imaginary part"
+            )
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise TypeError(
                 f"{model.parameter_name(name)}: expected no hook of backward, which is not called "

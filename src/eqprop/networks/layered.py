@@ -61,6 +61,7 @@ from eqprop.core.powers import DeferredUpdates
 from eqprop.core.sizes import require_number
 from eqprop.networks.connections.chains import require_chain
 from eqprop.networks.connections.connection import Change, Connection, TiedConnection, Trace
+from eqprop.networks.connections.consistency import require_consistent
 from eqprop.networks.connections.untied import Untied
 
 __all__ = ["LayeredNetwork", "Updates"]
@@ -86,7 +87,8 @@ class LayeredNetwork(ConvergentModel):
 
     Raises:
         TypeError: what is no connection.
-        ValueError: no connection, two that do not fit, or unknown updates.
+        ValueError: no connection, two that do not fit, one of your own whose formulas are not the
+            derivatives of its coupling, or unknown updates.
     """
 
     def __init__(
@@ -110,6 +112,8 @@ class LayeredNetwork(ConvergentModel):
                     f"connections: hidden layer {index + 1} has shape {lower.upper_shape}, but "
                     f"the connection above it expected {upper.lower_shape}"
                 )
+        for connection in connections:
+            require_consistent(connection)
         if updates not in get_args(Updates):
             raise ValueError(
                 f"updates: expected one of {', '.join(get_args(Updates))}, got {updates!r}"
@@ -135,6 +139,24 @@ class LayeredNetwork(ConvergentModel):
     def chain(self) -> tuple[Connection, ...]:
         """The connections, input side first."""
         return tuple(cast("Iterable[Connection]", self.connections))
+
+    def require_intact(self) -> None:
+        chain: tuple[object, ...] = self.chain
+        if len(chain) != len(self.shapes):
+            raise ValueError(
+                f"connections: expected {len(self.shapes)}, as when the network was made, got "
+                f"{len(chain)}; make a new network of other connections"
+            )
+        lower = None
+        for index, (found, upper) in enumerate(zip(chain, self.shapes, strict=True)):
+            fits = isinstance(found, Connection) and found.upper_shape == upper
+            if not fits or lower not in (None, found.lower_shape):
+                lead = f"a connection from {lower}" if lower else "one"
+                raise ValueError(
+                    f"connections.{index}: expected {lead} to {upper}, as when the network was "
+                    f"made, got {found}; make a new network of other connections"
+                )
+            lower = upper
 
     @property
     def in_turn(self) -> bool:

@@ -24,7 +24,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, final
 
-from eqprop.errors import Failure, UsageError, system_error
+from eqprop.errors import ConfigurationError, Failure, UsageError, system_error
 from eqprop.files import locked, naming, write_atomically
 from eqprop.settings.experiment import Experiment
 from eqprop.settings.fields import UnknownSettingsError
@@ -167,7 +167,7 @@ class RunFolder:
             # Of bytes, as some editors begin a file with a mark of its encoding.
             config = json.loads(written)
             if not isinstance(config["data_dir"], str | None):
-                raise TypeError(f"data_dir = {config['data_dir']}")
+                raise ConfigurationError("data_dir", config["data_dir"], "the name of a folder")
             experiment = Experiment.stored(config["experiment"])
             return RunConfig(
                 str(config["preset"]), experiment, config["data_dir"], dict(config["environment"])
@@ -262,10 +262,15 @@ def _unreadable(config: Any, error: Exception) -> str:
             "written by a newer version of eqprop, or changed by hand: expected the settings that "
             f"{ours} has, found {error} too; upgrade eqprop, or restore the file from a copy"
         )
-    return (
-        f"expected the settings of a run, found a damaged file ({type(error).__name__}: {error}); "
-        "restore it from a copy"
-    )
+    if isinstance(error, ConfigurationError):
+        return f"{error}; put it right, or restore the file from a copy"
+    if config is None:
+        found = f"a file that is no JSON, or only the beginning of it ({error})"
+    elif isinstance(error, KeyError):
+        found = f"a file without {error.args[0]}"
+    else:
+        found = "something else"
+    return f"expected the settings of a run, found {found}; restore it from a copy"
 
 
 def _order(version: str) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 
 from eqprop.core.stepping import NonFiniteError
 from eqprop.data.dataset import Dataset
-from eqprop.errors import Failure
+from eqprop.errors import Failure, shown
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.runs.build import build_data, build_network
 from eqprop.runs.folder import RunConfig, RunFolder
@@ -53,7 +53,8 @@ class TrainedRun:
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
-        """Within it, a state that stops being finite is the checkpoint's, which messages name.
+        """Within it, a state that stops being finite is the checkpoint's, or that of what was
+        changed since; messages name both.
 
         Raises:
             Failure: one did.
@@ -61,7 +62,10 @@ class TrainedRun:
         try:
             yield
         except NonFiniteError as error:
-            raise Failure(f"{self.folder.checkpoint}: {error}") from None
+            changed = self.experiment.differences(self.config.experiment)
+            said = ", ".join(f"{name} = {shown(value)}" for name, value in changed.items())
+            of = f"{self.folder.checkpoint}{said and f' with {said}'}"
+            raise Failure(f"{of}: {error}") from None
 
 
 def open_run(

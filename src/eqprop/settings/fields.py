@@ -267,13 +267,13 @@ class Settings:
         """What :meth:`to_json` gave, now or in an earlier version.
 
         Raises:
-            ValueError: a setting that was always there is missing.
+            KeyError: settings that were always there are missing; their names.
             UnknownSettingsError: one is there that a later version must have brought.
             ConfigurationError: a value that is not allowed.
         """
         always = {of.name for of in fields(cls) if of.metadata["since"] is None}
         if missing := sorted(always - set(values)):
-            raise ValueError(f"{', '.join(missing)} missing")
+            raise KeyError(", ".join(missing))
         if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
             raise UnknownSettingsError(", ".join(unknown))
         return cls().override(values)
