@@ -570,7 +570,14 @@ def test_a_nudge_that_rounding_hides_is_refused(batch: Batch) -> None:
     model, (x, target) = drawn("layered"), batch
     with pytest.raises(ValueError, match=r"beta: expected at least 1.2e-07, .* in torch.float32"):
         EquilibriumPropagation(3, 3, -1e-8)(model, x.float(), target.float())
-    EquilibriumPropagation(3, 3, -1e-8)(model.double(), x, target)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(ValueError, match=r"beta: expected at least 7.8e-03, .* in torch.bfloat16"),
+    ):
+        EquilibriumPropagation(3, 3, 1e-3)(model, x.float(), target.float())
+    # Which leaves double precision as it is.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        EquilibriumPropagation(3, 3, -1e-8)(model.double(), x, target)
 
 
 class Regularised(VectorFieldModel):

@@ -33,6 +33,7 @@ from eqprop.core.phases import (
     require_tolerance,
 )
 from eqprop.core.settling import Relaxation, two_cycles
+from eqprop.core.sizes import counted
 from eqprop.summary import summary
 
 __all__ = ["PhaseSteps", "SettlingSteps", "settling_steps"]
@@ -163,7 +164,7 @@ class SettlingSteps:
 
     def _why(self, phase: PhaseSteps) -> str:
         resting = _percent(phase.within(phase.most))
-        steps = f"{phase.most} step{'s' if phase.most > 1 else ''}"
+        steps = counted(phase.most, "step")
         found = f"in the {phase.phase} {resting} come to rest within {steps}"
         remedies = ["a larger tolerance", "more steps"]
         if phase.cycling:

@@ -13,6 +13,7 @@ from eqprop.cli.bench_settings import OVERRIDES, BenchSettings
 from eqprop.cli.options import add_options, given
 from eqprop.cli.progress import Progress
 from eqprop.cli.tables import print_table
+from eqprop.core.sizes import counted
 from eqprop.errors import UsageError
 from eqprop.settings import PRESETS, Experiment
 
@@ -185,7 +186,7 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
             )
         else:
             count = rows[0]["train_batches"]
-            notes.append(f"{where}{data}, after training on {count} mini-batches")
+            notes.append(f"{where}{data}, after training on {counted(count, 'mini-batch')}")
     for row in found:
         if row["restless"] >= 0.05:
             notes.append(
@@ -197,7 +198,7 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
     for threads, rate in peaks:
         said.setdefault(threads, f"{rate} GFLOP/s")
     of = " or ".join(
-        f"{rate} ({threads} thread{'s' if threads > 1 else ''})" if len(said) > 1 else rate
+        f"{rate} ({counted(threads, 'thread')})" if len(said) > 1 else rate
         for threads, rate in said.items()
     )
     return [
@@ -209,4 +210,4 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _threads(row: Mapping[str, Any]) -> str:
-    return f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+    return counted(row["threads"], "thread")

@@ -11,6 +11,7 @@ from typing import Any, final
 import lazy_loader
 
 from eqprop import training
+from eqprop.core.sizes import counted
 
 __all__ = ["Display", "Progress", "duration"]
 
@@ -46,7 +47,7 @@ class Progress:
             # Short enough to leave room for the bar on a terminal of 60 columns.
             bar_format="{desc} |{bar}| {percentage:.0f} %, {remaining} left",
         )
-        self._total, self._units = total, f"{unit}{'es' if unit.endswith(('s', 'ch')) else 's'}"
+        self._total, self._unit = total, unit
         self._done, self._interval = done, interval
         self._said = time.perf_counter()
 
@@ -61,7 +62,7 @@ class Progress:
         self._done += 1
         if self._bar.disable:
             if time.perf_counter() - self._said >= self._interval:
-                self.say(f"{what}: {self._done} of {self._total} {self._units}")
+                self.say(f"{what}: {self._done} of {counted(self._total, self._unit)}")
         elif self._bar.update(1):
             self._bar.set_description_str(str(what))
 

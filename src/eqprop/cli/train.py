@@ -19,6 +19,7 @@ from eqprop import core, data, estimators, pictures, runs, training
 from eqprop.cli.options import add_options, add_usual, given, place
 from eqprop.cli.progress import Display
 from eqprop.cli.stopping import Stop
+from eqprop.core.sizes import counted
 from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, shown
 from eqprop.files import naming
 from eqprop.settings import PRESETS, Experiment, kind_of, options_of, preset
@@ -117,7 +118,7 @@ def _begin(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
     dataset = runs.build_data(experiment, data_dir)
     if options.auto_threads:
         threads = runs.fastest_threads(experiment, dataset)
-        _say(f"training with {threads} CPU thread{'s' if threads > 1 else ''}")
+        _say(f"training with {counted(threads, 'CPU thread')}")
         learner = runs.build_learner(experiment.override({"threads": threads}))
         experiment = learner.experiment
     named = {name: value for name, value in others.items() if name not in _OF_THE_MACHINE}
@@ -321,8 +322,7 @@ def _train(
         print(json.dumps(history[-1]))
     else:
         print(
-            f"test error {history[-1]['test_error']:.2f} % after {len(history)} "
-            f"epoch{'s' if len(history) > 1 else ''} "
+            f"test error {history[-1]['test_error']:.2f} % after {counted(len(history), 'epoch')} "
             f"({sum(entry['seconds'] for entry in history):.0f} s); everything is in {folder.path}"
         )
     return 0
@@ -342,7 +342,8 @@ def _where(folder: runs.RunFolder, running: training.Running, epochs: int) -> st
     """Where a run was stopped, and how to go on."""
     return (
         f"stopped in epoch {running.epoch} of {epochs} after {running.batch} of "
-        f"{running.batches} mini-batches, and all of it is kept; go on with: {_resumed(folder)}"
+        f"{counted(running.batches, 'mini-batch')}, and all of it is kept; go on with: "
+        f"{_resumed(folder)}"
     )
 
 

@@ -35,6 +35,7 @@ from .powers import Telescope as Telescope
 from .settling import Relaxation as Relaxation
 from .settling import settle as settle
 from .settling import two_cycles as two_cycles
+from .sizes import counted as counted
 from .sizes import described as described
 from .sizes import require_number as require_number
 from .sizes import require_whole as require_whole

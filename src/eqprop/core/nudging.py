@@ -35,7 +35,8 @@ class Nudge:
         beta: β ≠ 0; in real time the continuous-time one.
 
     Raises:
-        ValueError: β = 0 or not finite, or so weak that nothing but rounding would be left of it.
+        ValueError: β = 0 or not finite, or so weak that nothing but rounding would be left of it,
+            that of autocast among it.
     """
 
     cost: Cost
@@ -46,11 +47,12 @@ class Nudge:
 
     def __post_init__(self) -> None:
         require_beta(self.beta)
-        rounding = torch.finfo(self.target.dtype).eps if self.target.is_floating_point() else 0.0
+        dtype = _of_products(self.target)
+        rounding = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
         if abs(self.beta) < rounding:
             raise ValueError(
-                f"beta: expected at least {rounding:.1e}, below which rounding in "
-                f"{self.target.dtype} hides what the nudge does, got {abs(self.beta):g}"
+                f"beta: expected at least {rounding:.1e}, below which rounding in {dtype} hides "
+                f"what the nudge does, got {abs(self.beta):g}"
             )
 
     def __call__(self, state: State) -> Tensor:
@@ -77,6 +79,15 @@ class Nudge:
 
 nudge = Nudge
 """The earlier name."""
+
+
+def _of_products(like: Tensor) -> torch.dtype:
+    """The numbers in which products are computed: of fewer digits under autocast."""
+    device = like.device.type
+    # Autocast leaves double precision as it is.
+    if like.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return like.dtype
 
 
 def require_beta(beta: float) -> None:

@@ -3,7 +3,7 @@
 import operator
 from numbers import Real
 
-__all__ = ["described", "require_number", "require_whole"]
+__all__ = ["counted", "described", "require_number", "require_whole"]
 
 
 def described(given: object) -> str:
@@ -11,6 +11,12 @@ def described(given: object) -> str:
     if isinstance(given, type):
         return f"the class {given.__name__}"
     return f"{type(given).__name__} {given!r}" if isinstance(given, str) else type(given).__name__
+
+
+def counted(number: int, one: str) -> str:
+    """So many of something: ``1 mini-batch``, ``2 mini-batches``."""
+    several = "es" if one.endswith(("s", "ch")) else "s"
+    return f"{number} {one}{several * (number != 1)}"
 
 
 def require_whole(what: str, *numbers: object) -> list[int]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from eqprop.core.models import ConvergentModel, State
+from eqprop.core.sizes import counted
 
 __all__ = ["NonFiniteError", "movement", "require_finite", "trajectory", "transitions"]
 
@@ -86,7 +87,7 @@ def _require_alike(before: State, after: State) -> None:
     if found != expected:
         said, got = (", ".join(map(str, shapes)) for shapes in (expected, found))
         raise ValueError(
-            f"step: expected a state of {len(expected)} layers, of shapes {said}, got "
+            f"step: expected a state of {counted(len(expected), 'layer')}, of shapes {said}, got "
             f"{len(found)}, of {got}; what is the field of every layer?"
         )
 

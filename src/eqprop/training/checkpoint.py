@@ -23,6 +23,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from eqprop.core.sizes import counted
 from eqprop.errors import Failure
 from eqprop.files import write_atomically
 from eqprop.training.loop import Metrics, Unfinished
@@ -291,11 +292,10 @@ class Checkpoint:
     @property
     def place(self) -> str:
         """How far training had come, in words: ``3 epochs and 20 mini-batches``."""
-        done = len(self.history)
-        epochs = f"{done} epoch{'s' * (done != 1)}"
+        epochs = counted(len(self.history), "epoch")
         if self.unfinished is None:
             return epochs
-        return f"{epochs} and {self.unfinished.batch} mini-batches"
+        return f"{epochs} and {counted(self.unfinished.batch, 'mini-batch')}"
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.name}, after {self.place})"
