@@ -185,6 +185,20 @@ def test_a_connection_refuses_the_hooks_that_nothing_would_call() -> None:
             register(lambda *_: None)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_refused_norm_leaves_the_connection_as_it_was(norm: Callable[..., Any]) -> None:
+    connection = Dense(3, 2)
+    x, names = torch.rand(4, 3), list(dict(connection.named_parameters()))
+    with torch.no_grad():
+        before = connection.up(x)[0]
+        with pytest.raises(TypeError, match=r"Dense: expected no hook"):
+            norm(connection)
+        assert sorted(dict(connection.named_parameters())) == sorted(names)
+        assert not dict(connection.named_buffers())
+        torch.testing.assert_close(connection.up(x)[0], before)
+
+
 def pruned_dense() -> LayeredNetwork:
     network = PrototypicalNetwork(dense(4, 6, 3))
     prune.l1_unstructured(network.connections[0], "weight", 0.5)

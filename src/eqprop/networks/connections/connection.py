@@ -115,6 +115,13 @@ class Connection(nn.Module, ABC):
         if not isinstance(hook, BasePruningMethod):
             # The old weight_norm renews a weight in such a hook, which nothing would ever call: it
             # would train something that is not used.
+            if type(hook).__module__.startswith("torch.nn.utils"):
+                # It has rewritten the connection already; a spectral norm leaves it divided.
+                original = self._parameters.get(f"{hook.name}_orig")
+                hook.remove(self)
+                self._parameters[hook.name] = (
+                    self._parameters[hook.name] if original is None else original
+                )
             self._refuse_hooks()
         # The product of mask and weight as it is now; it would be that for ever.
         super().__delattr__(hook._tensor_name)
