@@ -270,3 +270,159 @@ def test_constant_learning_rates_need_no_scheduler() -> None:
     chosen = experiment()
     optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
     assert build_scheduler(chosen, optimizer, batches=3) is None
+
+
+def by_layer(chosen: Experiment) -> tuple[LayeredNetwork, list[list[torch.Tensor]]]:
+    network = build_network(chosen, (1, 2, 2), 3)
+    return network, [[p.detach() for p in c.parameters()] for c in network.chain]
+
+
+@pytest.mark.parametrize("weight_angle", [None, 30.0])
+@pytest.mark.parametrize(("gains", "each"), [((0.5,), (0.5, 0.5)), ((2.0, 0.25), (2.0, 0.25))])
+def test_initial_weights_are_multiplied_by_the_gain_of_their_layer(
+    gains: tuple[float, ...], each: tuple[float, ...], weight_angle: float | None
+) -> None:
+    drawn = Experiment(hidden=(5,), weight_angle=weight_angle)
+    _, before = by_layer(drawn)
+    _, after = by_layer(drawn.override({"gains": gains}))
+    for gain, ones, others in zip(each, before, after, strict=True):
+        for one, other in zip(ones, others, strict=True):
+            assert torch.equal(gain * one, other)
+
+
+@pytest.mark.parametrize("weight_angle", [None, 30.0])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(("decay", "each"), [((0.5,), (0.5, 0.5)), ((0.0, 0.25), (0.0, 0.25))])
+def test_without_a_gradient_weights_decay_by_the_rate_of_their_layer(
+    decay: tuple[float, ...], each: tuple[float, ...], optimizer: str, weight_angle: float | None
+) -> None:
+    rates = (0.4, 0.2)
+    chosen = Experiment(hidden=(5,), weight_angle=weight_angle, learning_rates=rates).override(
+        {"optimizer": optimizer, "weight_decay": decay}
+    )
+    network, layers = by_layer(chosen)
+    before = [[p.clone() for p in layer] for layer in layers]
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p)
+    build_optimizer(chosen, network).step()
+    for rate, by, ones, others in zip(rates, each, before, layers, strict=True):
+        for one, other in zip(ones, others, strict=True):
+            torch.testing.assert_close(other, (1 - rate * by) * one)
+
+
+def test_adam_decays_with_the_gradient_and_adamw_apart_from_it() -> None:
+    moved = {}
+    for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
+        chosen = Experiment(hidden=(5,), optimizer=name, weight_decay=(0.3,))
+        network, layers = by_layer(chosen)
+        optimizer = build_optimizer(chosen, network)
+        assert type(optimizer) is kind
+        before = layers[0][0].clone()
+        for p in network.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        moved[name] = (layers[0][0] - before) / chosen.learning_rates[0]
+    # Adam's first step is that of the sign alone; what decays apart comes on top.
+    torch.testing.assert_close(moved["adam"], -torch.ones_like(moved["adam"]))
+    torch.testing.assert_close(moved["adamw"], -1 - 0.3 * before)
+
+
+@pytest.mark.parametrize(
+    ("nesterov", "moved"),
+    # v ← 0.8 v + 1; each step is v, or, with Nesterov, 1 + 0.8 v.
+    [(False, (1.0, 2.8)), (True, (1.8, 4.24))],
+)
+def test_momentum_takes_along_a_share_of_the_last_step(
+    nesterov: bool, moved: tuple[float, float]
+) -> None:
+    chosen = Experiment(hidden=(5,), momentum=0.8, nesterov=nesterov)
+    network, layers = by_layer(chosen)
+    optimizer = build_optimizer(chosen, network)
+    before = layers[1][0].clone()
+    for p in network.parameters():
+        p.grad = torch.ones_like(p)
+    for far in moved:
+        optimizer.step()
+        steps = (before - layers[1][0]) / chosen.learning_rates[1]
+        torch.testing.assert_close(steps, torch.full_like(steps, far))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_gradients_are_shortened_to_the_norm_all_together(optimizer: str) -> None:
+    for norm, expected in ((0.5, 0.5), (100.0, 2.0), (None, 2.0)):
+        chosen = Experiment(hidden=(5,), max_norm=norm, optimizer=optimizer)
+        network, _ = by_layer(chosen)
+        parameters = list(network.parameters())
+        count = sum(p.numel() for p in parameters)
+        for p in parameters:
+            p.grad = torch.full_like(p, 2.0 / math.sqrt(count))
+        build_optimizer(chosen, network).step()
+        found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm()
+        assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def rates_of(chosen: Experiment, batches: int, done: int = 0) -> list[float]:
+    """The learning rates of all mini-batches from the ``done``-th on, relative to the first one."""
+    optimizer = build_optimizer(chosen, build_network(chosen, (1, 3, 4), 4))
+    scheduler = build_scheduler(chosen, optimizer, batches, done)
+    assert scheduler is not None
+    rates = []
+    for _ in range(chosen.epochs * batches - done):
+        rates.append(optimizer.param_groups[0]["lr"] / chosen.learning_rates[0])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_a_warm_up_rises_in_proportion_and_the_cosine_falls_to_its_floor_and_stays() -> None:
+    settings = {"epochs": 5, "warm_up": 1.5, "schedule_floor": 0.1, "schedule_epochs": 4}
+    rates = rates_of(experiment(schedule="cosine", **settings), batches=4)
+    # 6 mini-batches of warm-up, 10 of the cosine, 4 at the floor.
+    assert rates[:6] == pytest.approx([n / 6 for n in range(1, 7)])
+    cosine = [0.1 + 0.9 * (1 + math.cos(math.pi * n / 10)) / 2 for n in range(10)]
+    assert rates[6:16] == pytest.approx(cosine)
+    assert rates[16:] == pytest.approx([0.1] * 4)
+
+
+def test_a_warm_up_alone_stays_at_the_learning_rates() -> None:
+    rates = rates_of(experiment(epochs=2, warm_up=0.5), batches=4)
+    assert rates == pytest.approx([0.5, 1.0] + [1.0] * 6)
+
+
+def test_a_cosine_of_epochs_is_the_same_within_each() -> None:
+    rates = rates_of(experiment(schedule="cosine", schedule_step="epoch", epochs=4), batches=3)
+    assert rates == pytest.approx(
+        [(1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4) for _ in range(3)]
+    )
+
+
+@pytest.mark.parametrize("done", [1, 5, 6, 11, 17])
+def test_a_schedule_goes_on_where_it_was(done: int) -> None:
+    chosen = experiment(schedule="cosine", epochs=5, warm_up=1.5, schedule_floor=0.1)
+    assert rates_of(chosen, 4, done) == pytest.approx(rates_of(chosen, 4)[done:])
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"gains": [1, 2, 3]}, "gains"),
+        ({"gains": [0]}, "gains"),
+        ({"weight_decay": [0.1, 0.1, 0.1]}, "weight_decay"),
+        ({"weight_decay": [-1]}, "weight_decay"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"momentum": 0.9, "optimizer": "adam"}, "momentum"),
+        ({"nesterov": True}, "nesterov"),
+        ({"max_norm": 0.0}, "max_norm"),
+        ({"schedule_floor": 0.1}, "schedule_floor"),
+        ({"schedule_step": "epoch"}, "schedule_step"),
+        ({"schedule": "cosine", "epochs": 3, "schedule_epochs": 4}, "schedule_epochs"),
+        ({"epochs": 3, "warm_up": 4}, "warm_up"),
+        ({"schedule": "cosine", "epochs": 3, "schedule_epochs": 2, "warm_up": 2.5}, "warm_up"),
+    ],
+    ids=str,
+)
+def test_settings_of_the_optimisation_that_cannot_be_are_named(
+    settings: dict[str, object], refused: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{refused} = "):
+        experiment(**settings)

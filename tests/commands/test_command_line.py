@@ -524,7 +524,9 @@ def assert_same_run(one: Path, other: Path) -> None:
         *(
             pytest.param(words, marks=pytest.mark.exhaustive)
             for words in (
-                "--optimizer sgd --learning-rates 0.01 0.01 --nudging random-sign --hidden 64",
+                "--optimizer sgd --learning-rates 0.01 0.01 --nudging random-sign --hidden 64 "
+                "--momentum 0.9 --nesterov --weight-decay 1e-3 0 --max-norm 1 --schedule cosine "
+                "--schedule-floor 0.1 --warm-up 1.5",
                 "digits-conv --channels 4 6 --schedule cosine --shift 2",
                 "digits-c-vf --optimizer adam --learning-rates 0.001 0.001 --hidden 64",
             )

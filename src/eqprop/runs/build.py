@@ -93,6 +93,10 @@ def build_network(
     with enough_for(experiment), torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         connections = _connections(experiment, input_shape, classes)
+        gains = _per_layer(experiment.gains, len(connections))
+        for connection, gain in zip(connections, gains, strict=True):
+            for parameter in connection.parameters():
+                parameter.data.mul_(gain)
         if experiment.output_bias is not None:
             _bias(connections[-1]).data.fill_(experiment.output_bias)
         network = _network(experiment, connections)
@@ -186,12 +190,36 @@ def build_estimator(experiment: Experiment, optimizer: torch.optim.Optimizer) ->
 
 
 def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.optim.Optimizer:
-    """The optimizer, with one learning rate per layer."""
+    """The optimizer, with one learning rate and one weight decay per layer."""
     groups = network.parameter_groups(experiment.learning_rates, backward=experiment.backward_rate)
-    if experiment.optimizer == "adam":
+    decays = _per_layer(experiment.weight_decay, len(network.chain))
+    decay_of = {
+        id(p): decay
+        for connection, decay in zip(network.chain, decays, strict=True)
+        for p in connection.parameters()
+    }
+    for group in groups:
+        group["weight_decay"] = decay_of[id(group["params"][0])]
+    if experiment.optimizer == "sgd":
+        nesterov = experiment.nesterov
+        optimizer = torch.optim.SGD(groups, momentum=experiment.momentum, nesterov=nesterov)
+    else:
+        kind = torch.optim.Adam if experiment.optimizer == "adam" else torch.optim.AdamW
         # Fused: one pass over the weights instead of a dozen.
-        return torch.optim.Adam(groups, fused=True)
-    return torch.optim.SGD(groups)
+        optimizer = kind(groups, fused=True)
+    if experiment.max_norm is not None:
+        optimizer.register_step_pre_hook(partial(_clip, max_norm=experiment.max_norm))
+    return optimizer
+
+
+def _per_layer(values: Sequence[float], layers: int) -> Sequence[float]:
+    """One for each, of one for all or one for each."""
+    return values if len(values) == layers else [*values] * layers
+
+
+def _clip(optimizer: torch.optim.Optimizer, *_: object, max_norm: float) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
 def build_scheduler(
@@ -199,23 +227,37 @@ def build_scheduler(
 ) -> LambdaLR | None:
     """What sets the learning rates after every mini-batch, if they change.
 
-    ``cosine`` multiplies them by ½ (1 + cos πp), p from 0 to 1 over all epochs.
+    In the warm-up they are multiplied by t/w, t = 1 … w the number of the mini-batch. Then
+    ``cosine`` multiplies them by f + (1 − f) ½ (1 + cos πp), f the floor, p from 0 to 1 from the
+    end of the warm-up to that of the schedule; where it goes on with the epochs, p is that of the
+    beginning of the epoch.
 
     Args:
         batches: mini-batches of an epoch.
         done: how many were done earlier, in all epochs.
     """
-    if experiment.schedule == "constant":
+    if experiment.schedule == "constant" and not experiment.warm_up:
         return None
     for group in optimizer.param_groups:
         # Where the optimizer comes from a checkpoint, "lr" is what it was then.
         group.setdefault("initial_lr", group["lr"])
-    factor = partial(_cosine, total=experiment.epochs * batches)
+    factor = partial(_factor, experiment=experiment, batches=batches)
     return LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
-def _cosine(batch: int, total: int) -> float:
-    return (1 + math.cos(math.pi * min(batch / total, 1))) / 2
+def _factor(batch: int, experiment: Experiment, batches: int) -> float:
+    """By what the learning rates are multiplied at this mini-batch, from 0."""
+    warm_up = round(experiment.warm_up * batches)
+    if batch < warm_up:
+        return (batch + 1) / warm_up
+    if experiment.schedule == "constant":
+        return 1.0
+    if experiment.schedule_step == "epoch":
+        batch = max(warm_up, batch // batches * batches)
+    total = (experiment.schedule_epochs or experiment.epochs) * batches
+    share = min((batch - warm_up) / max(1, total - warm_up), 1)
+    floor = experiment.schedule_floor
+    return floor + (1 - floor) * (1 + math.cos(math.pi * share)) / 2
 
 
 def build_augmentation(experiment: Experiment, input_shape: Sequence[int]) -> Augmentation | None:

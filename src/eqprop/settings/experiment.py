@@ -103,7 +103,16 @@ class Experiment(Settings):
         allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
         flag="settle",
     )
-    optimizer: Literal["sgd", "adam"] = _optimisation("sgd", "how weights follow")
+    gains: tuple[float, ...] = _network(
+        (1.0,),
+        "by what the initial weights and biases are multiplied: one number for all layers, or one "
+        "for each, input side first",
+        allowed=each("numbers above 0, up to 1e6", lambda x: 0 < x <= 1e6),
+        since="0.1",
+    )
+    optimizer: Literal["sgd", "adam", "adamw"] = _optimisation(
+        "sgd", "how weights follow; adamw decays them apart from the gradient"
+    )
     learning_rates: tuple[float, ...] = _optimisation(
         (0.1, 0.05),
         "one per layer, input side first",
@@ -115,8 +124,53 @@ class Experiment(Settings):
         allowed=number("a finite number >= 0", lambda x: x >= 0),
         since="0.1",
     )
+    momentum: float = _optimisation(
+        0.0,
+        "of sgd: every step takes along this share of the last one",
+        allowed=number("a number from 0 to below 1", lambda x: 0 <= x < 1),
+        since="0.1",
+    )
+    nesterov: bool = _optimisation(
+        False, "momentum as Nesterov has it, which looks a step ahead", since="0.1"
+    )
+    weight_decay: tuple[float, ...] = _optimisation(
+        (0.0,),
+        "by what all parameters of a layer are drawn towards 0, times the learning rate: one "
+        "number for all, or one for each layer, input side first; in c-ep, in every nudged step",
+        allowed=each("numbers from 0 to 1e6", lambda x: 0 <= x <= 1e6),
+        since="0.1",
+    )
+    max_norm: float | None = _optimisation(
+        None,
+        "shorten gradients longer than this, all parameters taken together; none leaves them",
+        allowed=number("a finite number > 0, or none", lambda x: x > 0),
+        since="0.1",
+    )
     schedule: Literal["constant", "cosine"] = _optimisation(
-        "constant", "learning rates as given, or falling to 0 like half a cosine", since="0.1"
+        "constant", "learning rates as given, or falling like half a cosine", since="0.1"
+    )
+    schedule_floor: float = _optimisation(
+        0.0,
+        "to what share of the learning rates the cosine falls",
+        allowed=number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        since="0.1",
+    )
+    schedule_epochs: int | None = _optimisation(
+        None,
+        "after how many epochs the cosine is at its floor, where it stays; none takes all",
+        allowed=whole(1),
+        since="0.1",
+        shown="all",
+    )
+    schedule_step: Literal["batch", "epoch"] = _optimisation(
+        "batch", "after what the cosine goes on: every mini-batch, or every epoch", since="0.1"
+    )
+    warm_up: float = _optimisation(
+        0.0,
+        "epochs in which the learning rates rise from 0 to what they are; the cosine begins after",
+        allowed=number("a number from 0 to 1e6", lambda x: 0 <= x <= 1e6),
+        since="0.1",
+        metavar="EPOCHS",
     )
     shift: int = _optimisation(
         0,
@@ -160,6 +214,34 @@ class Experiment(Settings):
             f"{layers} numbers, one per layer ({convolutions}hidden = {shown(self.hidden)}, and "
             "the output)",
         )
+        for name in ("gains", "weight_decay"):
+            self.require(
+                name,
+                len(getattr(self, name)) in {1, layers},
+                f"one number, or {layers}, one per layer ({convolutions}hidden = "
+                f"{shown(self.hidden)}, and the output)",
+            )
+        self.require(
+            "momentum",
+            not self.momentum or self.optimizer == "sgd",
+            f"0, as {self.optimizer} has a momentum of its own; that is for optimizer = sgd",
+        )
+        self.require(
+            "nesterov", not self.nesterov or self.momentum, "false where there is no momentum"
+        )
+        last = self.schedule_epochs or self.epochs
+        self.require("schedule_epochs", last <= self.epochs, f"at most the {self.epochs} epochs")
+        self.require("warm_up", self.warm_up <= last, f"at most the {last} epochs of the schedule")
+        for name, unset in (
+            ("schedule_floor", 0.0),
+            ("schedule_epochs", None),
+            ("schedule_step", "batch"),
+        ):
+            self.require(
+                name,
+                self.schedule == "cosine" or getattr(self, name) == unset,
+                f"{'none' if unset is None else unset}, unless schedule = cosine",
+            )
         self.require(
             "weight_angle",
             self.weight_angle is None or self.hidden or self.channels,
