@@ -13,6 +13,7 @@ import eqprop
 from eqprop.analysis.agreement import average, compare
 from eqprop.analysis.images import weight_images
 from eqprop.analysis.processes import bptt_process, ep_process
+from eqprop.core.sizes import counted
 from eqprop.data.dataset import Dataset, Split, one_hot
 from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.networks.connections.chains import dense
@@ -125,3 +126,18 @@ def test_what_a_newcomer_prints_is_a_few_lines() -> None:
     assert "train: images float32 (60, 4) on cpu" in repr(data)
     assert "labels int64 (60,) on cpu, 0 to 2" in repr(data)
     assert "hidden layer 1: relative_error " in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("one", "several"),
+    [
+        ("mini-batch", "mini-batches"),
+        ("batch", "batches"),
+        ("epoch", "epochs"),
+        ("layer", "layers"),
+        ("class", "classes"),
+    ],
+)
+def test_a_count_of_one_is_said_as_one(one: str, several: str) -> None:
+    assert counted(1, one) == f"1 {one}"
+    assert [counted(number, one) for number in (0, 2)] == [f"0 {several}", f"2 {several}"]

@@ -8,12 +8,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eqprop import runs
+from eqprop import core, runs
 from eqprop.cli.bench_settings import OVERRIDES, BenchSettings
 from eqprop.cli.options import add_options, given
 from eqprop.cli.progress import Progress
 from eqprop.cli.tables import print_table
-from eqprop.core.sizes import counted
 from eqprop.errors import UsageError
 from eqprop.settings import PRESETS, Experiment
 
@@ -186,7 +185,7 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
             )
         else:
             count = rows[0]["train_batches"]
-            notes.append(f"{where}{data}, after training on {counted(count, 'mini-batch')}")
+            notes.append(f"{where}{data}, after training on {core.counted(count, 'mini-batch')}")
     for row in found:
         if row["restless"] >= 0.05:
             notes.append(
@@ -198,7 +197,7 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
     for threads, rate in peaks:
         said.setdefault(threads, f"{rate} GFLOP/s")
     of = " or ".join(
-        f"{rate} ({counted(threads, 'thread')})" if len(said) > 1 else rate
+        f"{rate} ({core.counted(threads, 'thread')})" if len(said) > 1 else rate
         for threads, rate in said.items()
     )
     return [
@@ -210,4 +209,4 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _threads(row: Mapping[str, Any]) -> str:
-    return counted(row["threads"], "thread")
+    return core.counted(row["threads"], "thread")

@@ -10,8 +10,7 @@ from typing import Any, final
 
 import lazy_loader
 
-from eqprop import training
-from eqprop.core.sizes import counted
+from eqprop import core, training
 
 __all__ = ["Display", "Progress", "duration"]
 
@@ -62,7 +61,7 @@ class Progress:
         self._done += 1
         if self._bar.disable:
             if time.perf_counter() - self._said >= self._interval:
-                self.say(f"{what}: {self._done} of {counted(self._total, self._unit)}")
+                self.say(f"{what}: {self._done} of {core.counted(self._total, self._unit)}")
         elif self._bar.update(1):
             self._bar.set_description_str(str(what))
 

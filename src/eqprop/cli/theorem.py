@@ -21,11 +21,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from eqprop import analysis, pictures, runs
+from eqprop import analysis, core, pictures, runs
 from eqprop.cli.options import add_options, add_usual, given
 from eqprop.cli.progress import Progress
 from eqprop.cli.tables import columns
-from eqprop.core.sizes import counted
 from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.files import write_atomically
 from eqprop.settings import SWEPT, THEOREM_PRESETS, Experiment, TheoremSettings
@@ -147,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if taken:
         print(taken)
-    many = f"{counted(settings.batches, 'mini-batch')} of {settings.batch_size}"
+    many = f"{core.counted(settings.batches, 'mini-batch')} of {settings.batch_size}"
     print(f"{title}, {many}, float64")
     print(pictures.theorem_text(diagnosis, columns()), end="")
     if swept:

@@ -19,7 +19,6 @@ from eqprop import core, data, estimators, pictures, runs, training
 from eqprop.cli.options import add_options, add_usual, given, place
 from eqprop.cli.progress import Display
 from eqprop.cli.stopping import Stop
-from eqprop.core.sizes import counted
 from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, shown
 from eqprop.files import naming
 from eqprop.settings import PRESETS, Experiment, kind_of, options_of, preset
@@ -118,7 +117,7 @@ def _begin(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
     dataset = runs.build_data(experiment, data_dir)
     if options.auto_threads:
         threads = runs.fastest_threads(experiment, dataset)
-        _say(f"training with {counted(threads, 'CPU thread')}")
+        _say(f"training with {core.counted(threads, 'CPU thread')}")
         learner = runs.build_learner(experiment.override({"threads": threads}))
         experiment = learner.experiment
     named = {name: value for name, value in others.items() if name not in _OF_THE_MACHINE}
@@ -321,8 +320,9 @@ def _train(
     if as_json:
         print(json.dumps(history[-1]))
     else:
+        trained = core.counted(len(history), "epoch")
         print(
-            f"test error {history[-1]['test_error']:.2f} % after {counted(len(history), 'epoch')} "
+            f"test error {history[-1]['test_error']:.2f} % after {trained} "
             f"({sum(entry['seconds'] for entry in history):.0f} s); everything is in {folder.path}"
         )
     return 0
@@ -342,7 +342,7 @@ def _where(folder: runs.RunFolder, running: training.Running, epochs: int) -> st
     """Where a run was stopped, and how to go on."""
     return (
         f"stopped in epoch {running.epoch} of {epochs} after {running.batch} of "
-        f"{counted(running.batches, 'mini-batch')}, and all of it is kept; go on with: "
+        f"{core.counted(running.batches, 'mini-batch')}, and all of it is kept; go on with: "
         f"{_resumed(folder)}"
     )
 

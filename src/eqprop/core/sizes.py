@@ -15,7 +15,7 @@ def described(given: object) -> str:
 
 def counted(number: int, one: str) -> str:
     """So many of something: ``1 mini-batch``, ``2 mini-batches``."""
-    several = "es" if one.endswith(("s", "ch")) else "s"
+    several = "es" if one.endswith(("s", "tch")) else "s"
     return f"{number} {one}{several * (number != 1)}"
 
 

@@ -77,13 +77,17 @@ def _band(
         if not may:
             break
         widths[max(may, key=lambda i: widths[i])] -= 1
-    drawn = Table(box=None, pad_edge=False, padding=(0, 1), header_style="")
+    # Spaces in columns of their own: versions differ in what padding adds to a width.
+    drawn = Table(box=None, pad_edge=False, padding=0, header_style="")
     for i in band:
+        if i != band[0]:
+            drawn.add_column(width=2)
         justify = "left" if i < text else "right"
         drawn.add_column(columns[i][0], justify=justify, width=widths[i], overflow="fold")
     for row in range(1, len(columns[band[0]])):
         # Text, not str: a folder's name may hold what rich takes for markup.
-        drawn.add_row(*(Text(columns[i][row]) for i in band))
+        cells = [Text(columns[i][row]) for i in band]
+        drawn.add_row(*[part for cell in cells for part in (Text(), cell)][1:])
     console = Console(width=max(width, _whole(list(widths.values()))), highlight=False)
     with console.capture() as captured:
         console.print(drawn)
