@@ -313,7 +313,7 @@ def test_without_a_gradient_weights_decay_by_the_rate_of_their_layer(
 def test_adam_decays_with_the_gradient_and_adamw_apart_from_it() -> None:
     moved = {}
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
-        chosen = Experiment(hidden=(5,), optimizer=name, weight_decay=(0.3,))
+        chosen = experiment(hidden=[5], optimizer=name, weight_decay=[0.3])
         network, layers = by_layer(chosen)
         optimizer = build_optimizer(chosen, network)
         assert type(optimizer) is kind
