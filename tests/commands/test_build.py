@@ -350,7 +350,7 @@ def test_momentum_takes_along_a_share_of_the_last_step(
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_gradients_are_shortened_to_the_norm_all_together(optimizer: str) -> None:
     for norm, expected in ((0.5, 0.5), (100.0, 2.0), (None, 2.0)):
-        chosen = Experiment(hidden=(5,), max_norm=norm, optimizer=optimizer)
+        chosen = Experiment(hidden=(5,), max_norm=norm, optimizer=optimizer)  # pyright: ignore[reportArgumentType]
         network, _ = by_layer(chosen)
         parameters = list(network.parameters())
         count = sum(p.numel() for p in parameters)
