@@ -42,11 +42,20 @@ class Registry(Mapping[str, str]):
         kind: what is registered, as messages call it.
         group: of the entry points by which other packages add to it.
         entries: target and summary by name.
+        forms: names that a person completes, such as ``npz:FILE``: target and summary. The target
+            is a callable, to which what stands after the colon is given.
     """
 
-    def __init__(self, kind: str, group: str, entries: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        entries: Mapping[str, tuple[str, str]],
+        forms: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
         self.kind = kind
         self.group = group
+        self.forms = dict(forms or {})
         self._own: dict[str, tuple[Any, str]] = {}
         for name, (target, summary) in entries.items():
             self.add(name, target, summary)
@@ -72,6 +81,20 @@ class Registry(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._entries[name][1]
 
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """What there is to choose from, as messages say it."""
+        return (*self, *self.forms)
+
+    def knows(self, name: str) -> bool:
+        """Whether something can be had by this name, whole or completed."""
+        return name in self or self._form(name) is not None
+
+    def _form(self, name: str) -> str | None:
+        """The form that a name completes."""
+        word, _, rest = name.partition(":")
+        return next((form for form in self.forms if rest and form.startswith(f"{word}:")), None)
+
     def add(self, name: str, target: Any, summary: str = "") -> None:
         """Offer something more, or something else under a name there is.
 
@@ -90,8 +113,14 @@ class Registry(Mapping[str, str]):
             ValueError: nothing is.
             Failure: it cannot be imported.
         """
+        form = self._form(name)
+        if form is not None and name not in self:
+            target = EntryPoint(name, self.forms[form][0], self.group)
+            return target.load()(name.partition(":")[2])
         if name not in self:
-            raise ValueError(f"{self.kind}: expected one of {', '.join(self)}, got {name!r}")
+            raise ValueError(
+                f"{self.kind}: expected one of {', '.join(self.offered)}, got {name!r}"
+            )
         target = self._entries[name][0]
         if not isinstance(target, EntryPoint):
             return target
@@ -151,6 +180,17 @@ DATASETS = Registry(
         "mnist": ("eqprop.data.archives:MNIST", "28×28"),
         "fashion-mnist": ("eqprop.data.archives:FASHION_MNIST", "28×28"),
         "kmnist": ("eqprop.data.archives:KMNIST", "28×28"),
+    },
+    {
+        "npz:FILE": (
+            "eqprop.data.brought:npz",
+            "arrays x_train, y_train, x_test and y_test of numpy; without the latter two, a share "
+            "of the former",
+        ),
+        "folder:DIR": (
+            "eqprop.data.brought:folder",
+            "images DIR/train/CLASS/*.png or *.jpg and DIR/test/…; without the latter, a share",
+        ),
     },
 )
 

@@ -636,10 +636,15 @@ def test_a_run_that_is_stopped_within_an_epoch_loses_nothing(
     assert_same_run(Path("r"), Path("whole"))
 
 
-def test_an_impatient_second_ctrl_c_says_what_was_kept(run: Run, quick: Quick) -> None:
+@pytest.mark.parametrize("drawing", [False, True])
+def test_an_impatient_second_ctrl_c_says_what_was_kept(
+    run: Run, quick: Quick, drawing: bool
+) -> None:
     quick("r")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.Display, "batch", interrupted)
+        if drawing:
+            patch.setattr(train.pictures, "draw_curves", interrupted)
         status, _, err = run("train", "--resume", "r", "--epochs", 5)
     assert status == 130
     assert err.splitlines()[-1] == (

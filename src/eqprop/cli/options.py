@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eqprop.errors import UsageError
+from eqprop.registries import Registry
 from eqprop.settings.fields import Settings, kind_of, options_of
 
 __all__ = ["Parser", "add_options", "add_usual", "given", "place", "remember_options"]
@@ -134,8 +135,11 @@ def _shape(of: Field[Any]) -> dict[str, Any]:
 
 
 def _help(of: Field[Any]) -> str:
-    registry = of.metadata["choices"] or {}
-    return "; ".join([of.metadata["help"], *(f"{name}: {registry[name]}" for name in registry)])
+    registry: Registry | None = of.metadata["choices"]
+    if registry is None:
+        return of.metadata["help"]
+    offered = [*registry.items(), *((form, said) for form, (_, said) in registry.forms.items())]
+    return "; ".join([of.metadata["help"], *(f"{name}: {said}" for name, said in offered)])
 
 
 def _default(of: Field[Any]) -> str:

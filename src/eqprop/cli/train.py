@@ -21,6 +21,7 @@ from eqprop.cli.progress import Display
 from eqprop.cli.stopping import Stop
 from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, shown
 from eqprop.files import naming
+from eqprop.registries import DATASETS
 from eqprop.settings import PRESETS, Experiment, kind_of, options_of, preset
 
 __all__ = ["add", "run"]
@@ -189,7 +190,15 @@ def _chosen(
         if error.name not in (theirs | from_file.keys()) - changes.keys():
             raise
         raise UsageError(f"--config {options.config}: {error}") from None
-    return name, experiment, options.data_dir or data_dir
+    return name, _located(experiment), options.data_dir or data_dir
+
+
+def _located(experiment: Experiment) -> Experiment:
+    """Data in files by its whole name: the run may go on, and be looked at, from elsewhere."""
+    kind, _, where = experiment.dataset.partition(":")
+    if experiment.dataset in DATASETS:
+        return experiment
+    return experiment.override({"dataset": f"{kind}:{place(where).absolute()}"})
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -311,8 +320,8 @@ def _train(
         ) from None
     finally:
         # Where training has failed for want of space, say, it is this that is to be told; and no
-        # folder is made anew that somebody has moved.
-        with suppress(OSError) if sys.exception() else nullcontext():
+        # folder is made anew that somebody has moved. Nor is it an impatient Ctrl-C meanwhile.
+        with suppress(OSError, KeyboardInterrupt) if sys.exception() else nullcontext():
             if events is not None:
                 events.close()
             if history and folder.config.exists():

@@ -247,6 +247,8 @@ class ConvergentModel(nn.Module, ABC):
         Parameters that do not require a gradient are left out, and those not among ``only``, if it
         is given; one on which the contrast does not depend has a gradient of zero.
         """
+        # Where autocast has rounded a weight without gradients, none would come back through it.
+        torch.clear_autocast_cache()
         with torch.enable_grad():
             mean = self.contrast(x, before, after, anchor).mean() * scale
         return parameter_gradients(self, (mean,), only=only)

@@ -10,6 +10,8 @@ from .archives import load_archives as load_archives
 from .archives import parse_idx as parse_idx
 from .augmentation import Augmentation as Augmentation
 from .augmentation import random_shift as random_shift
+from .brought import folder as folder
+from .brought import npz as npz
 from .dataset import Dataset as Dataset
 from .dataset import Source as Source
 from .dataset import Split as Split

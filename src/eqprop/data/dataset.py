@@ -340,7 +340,8 @@ class Source:
         brightest: the grey level, or other number, that becomes 1.
         load: from the folder of all data sets (none: the default one) to training images, training
             labels, test images and test labels: grey levels, or other numbers, (N, H, W),
-            (N, C, H, W) or (N, features), and class numbers (N,).
+            (N, C, H, W) or (N, features), and class numbers (N,). No test samples, of the same
+            shapes, if it has none.
         at_hand: from the same folder to whether ``load`` would find it all on this machine; always,
             unless said otherwise.
     """
@@ -394,21 +395,29 @@ def load_dataset(
     data_dir: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    *,
+    test_share: float = 0.2,
+    validation_share: float = 0.0,
+    seed: int = 0,
 ) -> Dataset:
     """Load a data set, downloading its archives the first time.
 
     Args:
-        name: one of :data:`~eqprop.registries.DATASETS`.
+        name: one of :data:`~eqprop.registries.DATASETS`, such as ``mnist`` or ``npz:my.npz``.
         data_dir: holds one folder of archives per data set;
             :func:`~eqprop.data.archives.default_data_dir` if not given. ``digits`` does not use it.
         device: where the tensors are to live.
         dtype: of the images.
+        test_share: of data without test samples of its own, the share of the samples to test on.
+        validation_share: the share of the training samples to test on, instead of the test samples.
+        seed: which samples these are.
 
     Returns:
         The whole data set: images (N, C, H, W) in [0, 1], labels (N,) int64.
 
     Raises:
-        ValueError: the name is unknown, or ``dtype`` is not a floating point type.
+        ValueError: the name is unknown, ``dtype`` is not a floating point type, or a share leaves
+            nothing to learn from or to test on.
         DataError: an archive can neither be read nor downloaded, is not the published one, or
             scikit-learn is missing (``digits``).
     """
@@ -422,12 +431,30 @@ def load_dataset(
         return Split(pixels, torch.tensor(labels, device=device).to(torch.int64))
 
     train_images, train_labels, test_images, test_labels = source.load(data_dir)
+    shares = {"test_share": 0.0 if len(test_images) else test_share}
+    for share, part in {**shares, "validation_share": validation_share}.items():
+        if part:
+            test, train = _drawn(len(train_images), part, seed, f"{name}, {share}")
+            test_images, test_labels = train_images[test], train_labels[test]
+            train_images, train_labels = train_images[train], train_labels[train]
     return Dataset(
         name=name,
         train=split(train_images, train_labels),
         test=split(test_images, test_labels),
         classes=source.classes,
     )
+
+
+def _drawn(samples: int, share: float, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of this share of the samples, and those of the others, each in their order."""
+    count = round(share * samples)
+    if not 0 < count < samples:
+        raise ValueError(
+            f"{name} = {share:g}: expected a share that leaves samples to learn from and to test "
+            f"on, got {count} of {samples} to test on"
+        )
+    order = np.random.default_rng(seed).permutation(samples)
+    return np.sort(order[:count]), np.sort(order[count:])
 
 
 def one_hot(labels: Given, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -138,7 +138,9 @@ class LayeredNetwork(ConvergentModel):
     @property
     def chain(self) -> tuple[Connection, ...]:
         """The connections, input side first."""
-        return tuple(cast("Iterable[Connection]", self.connections))
+        # Every step asks for them, and the ways of nn.Module there are long.
+        modules = cast("nn.Module", self._modules["connections"])._modules
+        return cast("tuple[Connection, ...]", tuple(modules.values()))
 
     def require_intact(self) -> None:
         chain: tuple[object, ...] = self.chain
@@ -374,6 +376,7 @@ class LayeredNetwork(ConvergentModel):
         scale: float,
     ) -> dict[str, Tensor]:
         """Those of parameters that are not the connections' alone, by autograd."""
+        torch.clear_autocast_cache()
         with torch.enable_grad():
             mean = self.contrast(x, before, after, anchor).mean() * scale
         found: Sequence[Tensor | None] = [None] * len(names)

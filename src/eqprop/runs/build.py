@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from eqprop.core.costs import Cost
 from eqprop.data.augmentation import Augmentation, random_shift
 from eqprop.data.dataset import Dataset, load_dataset
-from eqprop.errors import ConfigurationError, UsageError
+from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.estimators.estimator import Estimator
 from eqprop.networks.connections.chains import convolutional, untied
 from eqprop.networks.connections.connection import Connection
@@ -66,12 +66,21 @@ def build_data(experiment: Experiment, data_dir: str | None = None) -> Dataset:
 
     Raises:
         DataError: it is not to be had.
-        Failure: the memory is too small.
+        Failure: nothing can be learnt from it, or the memory is too small.
     """
-    with enough_for(experiment):
-        return load_dataset(
-            experiment.dataset, data_dir, torch_device(experiment), torch_dtype(experiment)
-        )
+    try:
+        with enough_for(experiment):
+            return load_dataset(
+                experiment.dataset,
+                data_dir,
+                torch_device(experiment),
+                torch_dtype(experiment),
+                test_share=experiment.test_share,
+                validation_share=experiment.validation_share,
+                seed=experiment.seed,
+            )
+    except ValueError as error:
+        raise Failure(str(error)) from None
 
 
 def build_network(

@@ -36,6 +36,21 @@ class Experiment(Settings):
     """
 
     dataset: str = _data("digits", "what to learn", choices=DATASETS)
+    test_share: float = _data(
+        0.2,
+        "the share of the samples to test on, drawn with the seed, of data that has no test "
+        "samples of its own (npz:, folder:)",
+        allowed=number("a number between 0 and 1", lambda x: 0 < x < 1),
+        since="0.1",
+    )
+    validation_share: float = _data(
+        0.0,
+        "the share of the training samples, drawn with the seed, on which the test error is "
+        "measured instead of on the test samples, and from which nothing is learnt: to choose "
+        "settings by",
+        allowed=number("a number from 0 to below 1", lambda x: 0 <= x < 1),
+        since="0.1",
+    )
     network: Literal["prototypical", "real-time"] = _network(
         "prototypical", "discrete-time or real-time dynamics"
     )

@@ -142,13 +142,15 @@ class Kind(NamedTuple):
         item: the type of its value, or of each of several.
         several: whether it is a tuple of them.
         optional: whether it may be none.
-        names: what to choose from; none where it is no choice.
+        names: what to choose from, as messages say it; none where it is no choice.
+        known: whether a name is one of them.
     """
 
     item: type
     several: bool
     optional: bool
     names: tuple[str, ...]
+    known: Callable[[str], bool]
 
     @property
     def expected(self) -> str:
@@ -189,7 +191,7 @@ class Kind(NamedTuple):
         if isinstance(value, tuple) != self.several:
             return False
         return all(
-            type(item) is self.item and (not self.names or item in self.names)
+            type(item) is self.item and (not self.names or self.known(item))
             for item in (value if self.several else (value,))
         )
 
@@ -204,8 +206,11 @@ def kind_of(of: Field[Any]) -> Kind:
     several = get_origin(item) is tuple
     item = get_args(item)[0] if several else item
     if get_origin(item) is Literal:
-        return Kind(str, several, optional, get_args(item))
-    return Kind(item, several, optional, tuple(of.metadata["choices"] or ()))
+        return Kind(str, several, optional, get_args(item), get_args(item).__contains__)
+    registry: Registry | None = of.metadata["choices"]
+    if registry is None:
+        return Kind(item, several, optional, (), lambda _: True)
+    return Kind(item, several, optional, registry.offered, registry.knows)
 
 
 class Settings:

@@ -157,6 +157,8 @@ class Connection(nn.Module, ABC):
 
         A lower end that is the same tensor before and after is the static input.
         """
+        # Where autocast has rounded a weight without gradients, none would come back through it.
+        torch.clear_autocast_cache()
         with torch.enable_grad():
             mean = self.contrast(change).mean() * scale
         return parameter_gradients(self, (mean,))

@@ -68,7 +68,8 @@ def _compare(connection: TiedConnection, like: Tensor) -> None:
         if not _same(connection.down(upper, trace), slow):
             raise ValueError(
                 f"{kind}.down: expected the derivative of the coupling with respect to what the "
-                "lower layer sends, got another value"
+                "lower layer sends, got another value; one whose ways are not those of a coupling "
+                "is a Connection, not a TiedConnection, and learns by a contrast of its own"
             )
     ends = (lower, upper), (lower_after, upper_after)
     change = Change(*ends, ends[0])

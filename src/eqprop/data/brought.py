@@ -1,0 +1,253 @@
+"""Data that a person brings in files: arrays of numpy, and folders of images.
+
+``npz:FILE`` is a file that ``numpy.savez`` has written, with arrays ``x_train``, ``y_train`` and,
+if there are test samples of their own, ``x_test`` and ``y_test``. Inputs are (N, features), or
+images (N, H, W), (N, C, H, W) or (N, H, W, C), C = 1, 3 or 4; labels are class numbers from 0,
+(N,).
+
+``folder:DIR`` holds images as ``DIR/train/CLASS/NAME.png`` (or ``.jpg``, ``.jpeg``), all of one
+size, and, if there are any, test images as ``DIR/test/CLASS/…``. The classes are numbered in the
+order of their names. Images in colour are (3, H, W), grey ones (1, H, W); where there are both, all
+are in colour.
+
+Bytes become 0 to 1; other numbers stay as they are. What pickles in an ``.npz`` would run is never
+looked at.
+"""
+
+import sys
+import zipfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eqprop.data.archives import DataError
+from eqprop.data.dataset import Source
+from eqprop.errors import system_error
+
+__all__ = ["folder", "npz"]
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+_CHANNELS = (1, 3, 4)
+"""As many has an image, be it their first dimension or the last."""
+
+_IMAGES = (".png", ".jpg", ".jpeg")
+
+
+def npz(file: str) -> Source:
+    """The arrays of a file of numpy.
+
+    Raises:
+        DataError: there is no such file, it is damaged, lacks what is needed, or holds what is no
+            number.
+    """
+    path = Path(file).expanduser()
+    x, y, x_test, y_test = _arrays(path)
+    labels = np.concatenate([y, y_test]) if len(y_test) else y
+    return Source(
+        input_shape=x.shape[1:],
+        classes=_classes(path, labels),
+        brightest=255.0 if x.dtype == np.uint8 else 1.0,
+        load=lambda _: (x, y, x_test, y_test),
+    )
+
+
+def _arrays(path: Path) -> Arrays:
+    found: dict[str, np.ndarray] = {}
+    names: list[str] = []
+    try:
+        stored = np.load(path, allow_pickle=False)
+        # One array alone is no archive of them.
+        if isinstance(stored, np.lib.npyio.NpzFile):
+            with stored:
+                names = [*stored]
+                wanted = ("x_train", "y_train", "x_test", "y_test")
+                found = {name: stored[name] for name in wanted if name in names}
+    except OSError as error:
+        raise DataError(_unread(path, error)) from None
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(
+            f"{path}: expected arrays of numbers, as numpy.savez writes them, found a file that "
+            f"is damaged or holds something else ({error})"
+        ) from None
+    needed = ["x_train", "y_train"]
+    if "x_test" in found or "y_test" in found:
+        needed += ["x_test", "y_test"]
+    if any(name not in found for name in needed):
+        listed = ", ".join(names) or "none by name"
+        raise DataError(
+            f"{path}: expected the arrays {', '.join(needed)}, found {listed}; write it by "
+            "numpy.savez(file, x_train=…, y_train=…, x_test=…, y_test=…)"
+        )
+    for name, array in found.items():
+        if array.dtype.kind not in "biuf" or array.ndim == 0:
+            raise DataError(
+                f"{path}: expected {name} as an array of numbers, found {array.dtype} of shape "
+                f"{array.shape}"
+            )
+    x, y = _channels_first(found["x_train"]), found["y_train"]
+    x_test = _channels_first(found["x_test"]) if "x_test" in found else x[:0]
+    y_test = found["y_test"] if "y_test" in found else y[:0]
+    for what, inputs, labels in (("train", x, y), ("test", x_test, y_test)):
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.ndim != 1 or len(labels) != len(inputs) or inputs.ndim < 2:
+            raise DataError(
+                f"{path}: expected x_{what} (N, …) and y_{what} (N,), one class number for every "
+                f"sample, found {inputs.shape} and {labels.shape}"
+            )
+    if (x.shape[1:], x.dtype) != (x_test.shape[1:], x_test.dtype):
+        raise DataError(
+            f"{path}: expected x_test as x_train, {x.dtype} of shape (N, "
+            f"{', '.join(map(str, x.shape[1:]))}), found {x_test.dtype} of shape {x_test.shape}"
+        )
+    return x, y.reshape(-1), x_test, y_test.reshape(-1)
+
+
+def _channels_first(x: np.ndarray) -> np.ndarray:
+    """Images as (N, C, H, W), tables as they are."""
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim == 4 and x.shape[3] in _CHANNELS and x.shape[1] not in _CHANNELS:
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    return x
+
+
+def _classes(path: Path, labels: np.ndarray) -> int:
+    """How many there are, if the labels are class numbers."""
+    if labels.dtype.kind == "f" and (labels == np.floor(labels)).all():
+        said = "; make them whole numbers, as by y.astype(int)"
+    else:
+        said = "; number the classes by names, y = numpy.unique(y, return_inverse=True)"
+    found = np.unique(labels)
+    if labels.dtype.kind not in "biu" or found.tolist() != list(range(len(found))):
+        raise DataError(
+            f"{path}: expected labels that number the classes from 0 and leave none out, found "
+            f"{labels.dtype} {', '.join(map(str, found[:5].tolist()))}{', …' * (len(found) > 5)}"
+            f"{said}"
+        )
+    return len(found)
+
+
+def folder(place: str) -> Source:
+    """Images in folders named after their classes.
+
+    Raises:
+        DataError: there are none, of one class only, or an image that cannot be read or is of
+            another size than the first.
+    """
+    path = Path(place).expanduser()
+    train = _listed(path / "train")
+    names = sorted({file.parent.name for file in train})
+    if len(names) < 2:
+        raise DataError(
+            f"{path}: expected images train/CLASS/*.png or *.jpg of at least two classes, found "
+            f"{', '.join(names) or 'none'}"
+        )
+    test = _listed(path / "test") if (path / "test").is_dir() else []
+    if others := sorted({file.parent.name for file in test} - set(names)):
+        raise DataError(
+            f"{path}: expected test images of the classes of train ({', '.join(names)}), found "
+            f"some of {', '.join(others)}"
+        )
+    size, mode = _kind_of(train, test)
+    width, height = size
+    return Source(
+        input_shape=(3 if mode == "RGB" else 1, height, width),
+        classes=len(names),
+        brightest=255.0,
+        load=partial(_read_all, train, test, names, size, mode),
+    )
+
+
+def _listed(path: Path) -> list[Path]:
+    """The images below the folders of their classes, in the order of their names."""
+    try:
+        return sorted(
+            file
+            for of_class in path.iterdir()
+            if of_class.is_dir() and not of_class.name.startswith(".")
+            for file in of_class.iterdir()
+            if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
+        )
+    except OSError as error:
+        raise DataError(_unread(path, error)) from None
+
+
+def _kind_of(train: Sequence[Path], test: Sequence[Path]) -> tuple[tuple[int, int], str]:
+    """Width and height of the images, and whether they are grey (``L``) or in colour (``RGB``): by
+    the first of every class."""
+    firsts = {(file.parent.parent, file.parent): file for file in reversed([*train, *test])}
+    opened = [_opened(file) for file in firsts.values()]
+    grey = all(image.mode in ("1", "L", "I;16", "I") for image in opened)
+    return _opened(train[0]).size, "L" if grey else "RGB"
+
+
+def _opened(file: Path) -> Any:
+    # Comes with matplotlib; only who has images waits for it.
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        raise DataError(f"{file}: expected an image, found something else") from None
+    except OSError as error:
+        raise DataError(_unread(file, error)) from None
+
+
+def _read_all(
+    train: Sequence[Path],
+    test: Sequence[Path],
+    names: Sequence[str],
+    size: tuple[int, int],
+    mode: str,
+    _: str | Path | None,
+) -> Arrays:
+    from tqdm import tqdm
+
+    numbers = {name: number for number, name in enumerate(names)}
+    bar = tqdm(
+        total=len(train) + len(test),
+        desc="reading images",
+        unit="image",
+        file=sys.stderr,
+        leave=False,
+        delay=2,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        arrays = []
+        for files in (train, test):
+            images = np.empty((len(files), size[1], size[0], *(3,) * (mode == "RGB")), np.uint8)
+            for index, file in enumerate(files):
+                images[index] = _read(file, size, mode)
+                bar.update()
+            arrays.append(images.transpose(0, 3, 1, 2) if mode == "RGB" else images[:, None])
+            arrays.append(np.array([numbers[file.parent.name] for file in files], np.int64))
+    return tuple(arrays)
+
+
+def _read(file: Path, size: tuple[int, int], mode: str) -> np.ndarray:
+    with _opened(file) as image:
+        if image.size != size:
+            raise DataError(
+                f"{file}: expected {size[0]}×{size[1]} pixels, as the first image has, found "
+                f"{image.size[0]}×{image.size[1]}; bring all to one size"
+            )
+        try:
+            return np.asarray(image.convert(mode))
+        except (OSError, SyntaxError) as error:
+            raise DataError(
+                f"{file}: expected a whole image, found a damaged one ({error})"
+            ) from None
+
+
+def _unread(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: expected data there, found nothing of that name"
+    return system_error(
+        error if error.filename else OSError(error.errno, error.strerror, str(path))
+    )
