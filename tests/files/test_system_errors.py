@@ -115,7 +115,7 @@ def test_a_file_system_without_locks_is_worked_on_with_a_warning(
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda config: config["experiment"].update(momentum=0.9), "found momentum too"),
+        (lambda config: config["experiment"].update(lookahead=0.9), "found lookahead too"),
         (lambda config: config["environment"].update(eqprop="99.0"), ""),
     ],
     ids=["a setting", "a version"],

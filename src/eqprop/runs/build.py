@@ -65,15 +65,17 @@ def build_data(experiment: Experiment, data_dir: str | None = None) -> Dataset:
     """The data set, whole, on the device; see :func:`~eqprop.data.dataset.load_dataset`.
 
     Raises:
+        ConfigurationError: torch has no such device.
         DataError: it is not to be had.
         Failure: nothing can be learnt from it, or the memory is too small.
     """
+    device = torch_device(experiment)
     try:
         with enough_for(experiment):
             return load_dataset(
                 experiment.dataset,
                 data_dir,
-                torch_device(experiment),
+                device,
                 torch_dtype(experiment),
                 test_share=experiment.test_share,
                 validation_share=experiment.validation_share,
