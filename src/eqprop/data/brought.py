@@ -16,6 +16,7 @@ looked at.
 
 import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,16 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 _CHANNELS = (1, 3, 4)
 """As many has an image, be it their first dimension or the last."""
+
+_DAMAGED = (
+    ValueError,
+    EOFError,
+    AttributeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy raises where a file is not what it should be."""
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 
@@ -68,7 +79,7 @@ def _arrays(path: Path) -> Arrays:
                 found = {name: stored[name] for name in wanted if name in names}
     except OSError as error:
         raise DataError(_unread(path, error)) from None
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"{path}: expected arrays of numbers, as numpy.savez writes them, found a file that "
             f"is damaged or holds something else ({error})"
@@ -94,7 +105,12 @@ def _arrays(path: Path) -> Arrays:
     for what, inputs, labels in (("train", x, y), ("test", x_test, y_test)):
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
-        if labels.ndim != 1 or len(labels) != len(inputs) or inputs.ndim < 2:
+        if (
+            labels.ndim != 1
+            or len(labels) != len(inputs)
+            or inputs.ndim < 2
+            or 0 in inputs.shape[1:]
+        ):
             raise DataError(
                 f"{path}: expected x_{what} (N, …) and y_{what} (N,), one class number for every "
                 f"sample, found {inputs.shape} and {labels.shape}"
@@ -123,6 +139,11 @@ def _classes(path: Path, labels: np.ndarray) -> int:
     else:
         said = "; number the classes by names, y = numpy.unique(y, return_inverse=True)"
     found = np.unique(labels)
+    if len(found) < 2:
+        raise DataError(
+            f"{path}: expected samples of at least two classes, found {len(labels)} samples of "
+            f"{len(found)}"
+        )
     if labels.dtype.kind not in "biu" or found.tolist() != list(range(len(found))):
         raise DataError(
             f"{path}: expected labels that number the classes from 0 and leave none out, found "

@@ -426,9 +426,9 @@ def load_dataset(
 
     def split(images: np.ndarray, labels: np.ndarray) -> Split:
         # The grey levels travel as bytes and are converted where they are to stay.
-        pixels = torch.tensor(images, device=device).to(dtype).div_(source.brightest)
+        pixels = _numbers("images", images).to(device).to(dtype).div_(source.brightest)
         pixels = pixels.view(len(pixels), *source.input_shape)
-        return Split(pixels, torch.tensor(labels, device=device).to(torch.int64))
+        return Split(pixels, _numbers("labels", labels).to(device).to(torch.int64))
 
     train_images, train_labels, test_images, test_labels = source.load(data_dir)
     shares = {"test_share": 0.0 if len(test_images) else test_share}

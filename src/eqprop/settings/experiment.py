@@ -89,6 +89,13 @@ class Experiment(Settings):
         allowed=number("a finite number, or none", lambda _: True),
         since="0.1",
     )
+    gains: tuple[float, ...] = _network(
+        (1.0,),
+        "by what the initial weights and biases are multiplied: one number for all layers, or one "
+        "for each, input side first",
+        allowed=each("numbers above 0, up to 1e6", lambda x: 0 < x <= 1e6),
+        since="0.1",
+    )
     weight_angle: float | None = _network(
         None,
         "untie the backward from the forward weights, at first so many degrees (0 to 180) away; "
@@ -117,13 +124,6 @@ class Experiment(Settings):
         "below; T and K are then the most steps it may take; none takes T and K",
         allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
         flag="settle",
-    )
-    gains: tuple[float, ...] = _network(
-        (1.0,),
-        "by what the initial weights and biases are multiplied: one number for all layers, or one "
-        "for each, input side first",
-        allowed=each("numbers above 0, up to 1e6", lambda x: 0 < x <= 1e6),
-        since="0.1",
     )
     optimizer: Literal["sgd", "adam", "adamw"] = _optimisation(
         "sgd", "how weights follow; adamw decays them apart from the gradient"
