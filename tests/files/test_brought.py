@@ -178,6 +178,12 @@ def test_numbers_of_any_type_and_byte_order_are_taken(kind: str) -> None:
     assert data.train.images.tolist() == x.tolist()
 
 
+def test_a_folder_in_the_place_of_arrays_is_refused_in_words() -> None:
+    Path("mine.npz").mkdir()
+    with pytest.raises(DataError, match="mine.npz: expected a file, found a folder; .* folder:DIR"):
+        load_dataset("npz:mine.npz")
+
+
 def test_an_array_alone_is_refused_in_words() -> None:
     np.save("mine.npy", np.ones(3))
     with pytest.raises(DataError, match=r"mine.npy: expected the arrays .* found none by name"):

@@ -269,6 +269,8 @@ def _read(file: Path, size: tuple[int, int], mode: str) -> np.ndarray:
 def _unread(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path}: expected data there, found nothing of that name"
+    if isinstance(error, IsADirectoryError):
+        return f"{path}: expected a file, found a folder; of images in folders write folder:DIR"
     return system_error(
         error if error.filename else OSError(error.errno, error.strerror, str(path))
     )
