@@ -7,7 +7,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -383,30 +382,41 @@ def test_a_missing_checkpoint_says_so(tmp_path: Path) -> None:
 
 
 WRITER = """
-import sys
+import os, signal, sys
 from pathlib import Path
-from eqprop.files import write_atomically
-path = Path(sys.argv[1])
-for letter in "ab" * 100000:
-    write_atomically(path, letter.encode() * 3_000_000)
+from eqprop import files
+path, moment = Path(sys.argv[1]), int(sys.argv[2])
+lines = 0
+
+def trace(frame, event, _):
+    global lines
+    if frame.f_code.co_filename != files.__file__:
+        return None
+    if event == "line":
+        lines += 1
+        if lines == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return trace
+
+sys.settrace(trace)
+files.write_atomically(path, b"new" * 100_000)
 """
 
 
 def test_a_kill_at_any_moment_leaves_one_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    for delay in (0.0, 0.013, 0.029, 0.051):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
-        deadline = time.monotonic() + 60
-        before = path.stat().st_mtime_ns if path.exists() else 0
-        while not path.exists() or path.stat().st_mtime_ns == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        contents = path.read_bytes()
-        assert len(contents) == 3_000_000
-        assert len(set(contents)) == 1
+    old, new = b"old" * 100_000, b"new" * 100_000
+    found = []
+    for moment in range(1, 1000):
+        path.write_bytes(old)
+        process = subprocess.run([sys.executable, "-c", WRITER, str(path), str(moment)])
+        found.append(path.read_bytes())
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+    assert set(found) == {old, new}
+    # Once it is the new one it stays so.
+    assert found == sorted(found, key=lambda contents: contents == new)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
