@@ -114,6 +114,36 @@ def averaging() -> LayeredNetwork:
     return RealTimeNetwork(connections, "tanh", epsilon=0.8, updates="alternating")
 
 
+def residual() -> LayeredNetwork:
+    """Connections that skip a layer, two of them between the same layers, and three classes."""
+    edges = [
+        ("x", Dense(4, 6), "a"),
+        ("a", Dense(6, 6), "b"),
+        ("x", Dense(4, 6), "b"),
+        ("a", Dense(6, 6), "b"),
+        ("a", Dense(6, 3), "y"),
+        ("b", Dense(6, 3), "y"),
+    ]
+    with torch.no_grad():
+        for index in (1, 3, 4, 5):
+            edges[index][1].get_parameter("weight").mul_(0.4)  # so that it settles soon
+    return RealTimeNetwork(edges, "tanh", epsilon=0.8, updates="alternating")
+
+
+def lateral() -> LayeredNetwork:
+    """A layer that is connected with itself, two inputs, and two outputs."""
+    edges = [
+        ("left", Dense(1, 5), "h"),
+        ("right", Dense(3, 5), "h"),
+        ("h", Dense(5, 5), "h"),
+        ("h", Dense(5, 2), "one"),
+        ("h", Dense(5, 1), "other"),
+    ]
+    with torch.no_grad():
+        edges[2][1].get_parameter("weight").mul_(0.3)  # so that it settles soon
+    return RealTimeNetwork(edges, "tanh", epsilon=0.8)
+
+
 class Exact(ConvergentModel):
     """What the models below have in common besides: Φ."""
 
@@ -130,6 +160,8 @@ EXACT: dict[str, Callable[[], Any]] = {
     "user's energy": UserEnergy,
     "entangled": Entangled,
     "shared": shared,
+    "residual": residual,
+    "lateral": lateral,
 }
 """Models whose transition is the gradient of Φ, by name."""
 

@@ -64,7 +64,10 @@ from .networks.connections.connection import Change as Change
 from .networks.connections.connection import Connection as Connection
 from .networks.connections.connection import TiedConnection as TiedConnection
 from .networks.connections.conv_pool import ConvPool as ConvPool
+from .networks.connections.conv_transpose import ConvTranspose as ConvTranspose
 from .networks.connections.dense import Dense as Dense
+from .networks.connections.identity import Identity as Identity
+from .networks.connections.pool import Pool as Pool
 from .networks.connections.untied import Untied as Untied
 from .networks.layered import LayeredNetwork as LayeredNetwork
 from .networks.prototypical import PrototypicalNetwork as PrototypicalNetwork

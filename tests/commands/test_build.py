@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eqprop.core.costs import SquaredError
-from eqprop.data.augmentation import random_shift
+from eqprop.data.augmentation import random_flip, random_shift
 from eqprop.errors import ConfigurationError, UsageError
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
@@ -426,3 +426,25 @@ def test_settings_of_the_optimisation_that_cannot_be_are_named(
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"^{refused} = "):
         experiment(**settings)
+
+
+def test_training_images_are_mirrored_and_moved_one_after_the_other() -> None:
+    images = torch.rand(30, 3, 8, 8)
+    both = build_augmentation(experiment(flip=True, shift=2, shift_fill="edge"), (3, 8, 8))
+    assert both is not None
+    here, there = (torch.Generator().manual_seed(0) for _ in range(2))
+    expected = random_shift(random_flip(images, there), there, pixels=2, fill="edge")
+    assert torch.equal(both(images, here), expected)
+    with pytest.raises(
+        ConfigurationError, match=r"flip = True: expected false, .* \(13,\) are no images"
+    ):
+        build_augmentation(experiment(flip=True), (13,))
+
+
+def test_inputs_are_normalised_by_the_samples_that_are_learnt() -> None:
+    data = build_data(experiment(normalize=2.0, validation_share=0.3))
+    images = data.train.images
+    assert float(images.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(images.std(correction=0)) == pytest.approx(0.5, abs=1e-5)
+    assert float(data.test.images.mean()) != pytest.approx(0, abs=1e-5)
+    assert float(build_data(experiment()).train.images.min()) == 0

@@ -1,7 +1,6 @@
 """What is said meanwhile: a bar where somebody looks, a line now and then where nobody does."""
 
 import io
-import os
 import sys
 import time
 from dataclasses import replace
@@ -66,8 +65,9 @@ def test_at_60_columns_there_is_room_for_a_bar_and_all_that_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = stderr(monkeypatch, Terminal)
-    monkeypatch.setattr(Terminal, "fileno", lambda _: 2)
-    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((60, 24)))
+    # What tqdm asks where there is no terminal to ask; of a line it leaves the last column free.
+    monkeypatch.setenv("COLUMNS", "61")
+    monkeypatch.setenv("LINES", "25")
     display = Display(epochs=30, batches=1200)
     for batch in range(1, 4):
         time.sleep(0.25)

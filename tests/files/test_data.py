@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import math
 import os
 import struct
 import sys
@@ -242,6 +243,42 @@ def test_what_is_no_input_or_no_class_is_refused_with_what_to_do(
     with pytest.raises(ValueError, match=said) as refused:
         Split(images, labels)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("shape", [(13,), (3, 6, 5)], ids=str)
+def test_normalised_inputs_have_the_mean_and_deviation_asked_for(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    channels = (1, -1, *[1] * (len(shape) - 1))
+    size = torch.linspace(1, 9, shape[0], dtype=torch.float64).view(channels)
+    train, test = (size + size * torch.randn(n, *shape, dtype=torch.float64) for n in (400, 100))
+    labels = torch.arange(400) % 2
+    data = Dataset("mine", Split(train, labels), Split(test, labels[:100]), 2)
+    found = data.normalized(3.0)
+    over = (0, *range(2, train.dim()))
+    torch.testing.assert_close(
+        found.train.images.mean(over), torch.zeros(shape[0], dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        found.train.images.std(over, correction=0),
+        torch.full((shape[0],), 1 / 3, dtype=torch.float64),
+    )
+    # The test inputs by the numbers of the training inputs, not by their own.
+    mean, deviation = (
+        of.view(channels) for of in (train.mean(over), train.std(over, correction=0))
+    )
+    torch.testing.assert_close(found.test.images, (test - mean) / (3 * deviation))
+    assert torch.equal(data.train.images, train)
+
+
+def test_what_does_not_vary_becomes_zero_where_inputs_are_normalised() -> None:
+    x = torch.cat([torch.rand(10, 1), torch.full((10, 1), 0.1)], 1)
+    found = Dataset("mine", Split(x, [0, 1] * 5), Split(x, [0, 1] * 5), 2).normalized()
+    assert not found.train.images[:, 1].any()
+    assert found.train.images[:, 0].std(correction=0) == pytest.approx(1)
+    impossible: list[Any] = [0, -1.0, math.inf, "1"]
+    for wrong in impossible:
+        with pytest.raises(ValueError, match="deviations: expected a finite number > 0"):
+            Dataset("mine", Split(x, [0] * 10), Split(x, [1] * 10), 2).normalized(wrong)
 
 
 def test_classes_are_counted_in_both_splits() -> None:

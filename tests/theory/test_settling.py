@@ -61,7 +61,9 @@ class Alone(NamedTuple):
 
     def limits(self, of: int, tolerance: float, ahead: bool) -> list[float]:
         """What a sample may move by in every step: ε · tolerance, and of what a nudge will do."""
-        missed = [float((s[-1] - self.target[of]).abs().max()) for s in self.paths[of][1:]]
+        missed = [
+            float((self.model.output(s) - self.target[of]).abs().max()) for s in self.paths[of][1:]
+        ]
         effects = [0.1 * min(1.0, BETA * max(0.01, e)) if ahead else 1.0 for e in missed]
         return [tolerance * self.model.epsilon * effect for effect in effects]
 
@@ -83,7 +85,7 @@ def alone(name: str, nudged: bool) -> Alone:
             path = [tuple(s[of : of + 1] for s in start)]
             for _ in range(LONGEST):
                 s = path[-1]
-                force = -BETA * (s[-1] - target[of : of + 1]) if nudged else None
+                force = -BETA * (model.output(s) - target[of : of + 1]) if nudged else None
                 path.append(model.step(model.drive(x[of : of + 1]), s, force))
             paths.append(path)
             moved.append(
@@ -140,7 +142,7 @@ def test_alone_or_in_any_company_a_sample_ends_at_the_first_check_at_which_it_re
     force: dict[str, Any] = {
         "none": None,
         "divisible": Nudge(SquaredError(), target, BETA),
-        "of one's own": lambda state: -BETA * (state[-1] - target),
+        "of one's own": lambda state: -BETA * (model.output(state) - target),
     }
     found = relax(
         model,
@@ -320,11 +322,12 @@ def test_what_is_left_of_a_free_phase_is_small_against_what_the_nudge_does_howev
     x, _ = batch
     with torch.no_grad():
         free = relax(exact, x, 2000, tolerance=1e-14).state
-    away = torch.randn_like(free[-1])
+    output = exact.output(free)
+    away = torch.randn_like(output)
     misses = [1.0, 0.3, 0.1, 0.03]
     shares = []
     for miss in misses:
-        target = free[-1] + miss * away / away.abs().amax(1, keepdim=True)
+        target = output + miss * away / away.abs().amax(1, keepdim=True)
         with torch.no_grad():
             nudge = Nudge(SquaredError(), target, 0.1)
             nudged = nudged_phase(exact, x, 2000, nudge, free, tolerance=1e-12).state

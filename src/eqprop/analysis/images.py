@@ -65,7 +65,11 @@ def weight_images(
         forward = connection.upward if isinstance(connection, Untied) else connection
         if isinstance(forward, ConvPool):
             kind, weight = "channels", forward.weight.detach()
-        elif isinstance(forward, Dense) and index == 0:
+        elif (
+            isinstance(forward, Dense)
+            and math.prod(forward.lower_shape) == math.prod(input_shape)
+            and network.graph.ends[index][0] < 0
+        ):
             kind, weight = (
                 "units",
                 forward.weight.detach().unflatten(1, (math.prod(channels), height, width)),
@@ -76,7 +80,11 @@ def weight_images(
         upper = evenly(size[0], MOST_UNITS if size[1] == 1 else MOST_CHANNELS)
         lower = evenly(size[1], MOST_CHANNELS)
         images = weight[list(upper)][:, list(lower)].to("cpu", torch.float64)
-        found.append(WeightImages(network.layer_name(index), kind, images, upper, lower, size))
+        found.append(
+            WeightImages(
+                network.layer_name(network.graph.ends[index][1]), kind, images, upper, lower, size
+            )
+        )
     return tuple(found)
 
 

@@ -231,7 +231,7 @@ def _nudged(
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor], State]:
     """The processes of one nudged phase, Δ_s and Δ_θ, and which units crossed a kink."""
     steps = free.nudged_steps
-    nudge = Nudge(cost, target, beta)
+    nudge = Nudge(cost, target, beta, model)
     present = _trained(model)
     states = tuple(layer.new_empty((steps, *layer.shape)) for layer in free.state)
     parameters = {name: p.new_empty((steps, *p.shape)) for name, p in present.items()}
@@ -309,7 +309,7 @@ def bptt_process(
             # Where nothing that is differentiated leads to a layer, it still has a gradient itself.
             state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in state)
             path.append(state)
-        loss = cost(state[-1], target).sum()
+        loss = cost(model.output(state), target).sum()
         if not loss.requires_grad:
             raise ValueError("cost: expected a function of the output that autograd can follow")
         # By samples, the sum gives each its own; by parameters, the mean is asked for.

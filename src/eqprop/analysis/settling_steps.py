@@ -240,7 +240,7 @@ def settling_steps(
     cost = cost or SquaredError()
     for inputs, wanted in zip(x.split(batch_size), target.split(batch_size), strict=True):
         drive = model.drive(inputs)
-        ahead = None if symmetric else Nudge(cost, wanted, beta)
+        ahead = None if symmetric else Nudge(cost, wanted, beta, model)
         relaxed = relax(
             model, inputs, most, drive=drive, tolerance=tolerance, ahead=ahead, check_every=1
         )
@@ -254,7 +254,7 @@ def settling_steps(
         free: State = tuple(layer.index_select(0, rows) for layer in relaxed.state)
         inputs, drive = inputs.index_select(0, rows), model.part(drive, inputs, rows)
         for count, strength in zip(counted[1:], (beta, -beta), strict=False):
-            nudge = Nudge(cost, wanted.index_select(0, rows), strength)
+            nudge = Nudge(cost, wanted.index_select(0, rows), strength, model)
             relaxed = nudged_phase(
                 model, inputs, most, nudge, free, drive=drive, tolerance=tolerance, check_every=1
             )

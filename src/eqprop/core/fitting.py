@@ -6,10 +6,27 @@ from torch import Tensor, nn
 
 from eqprop.core.models import ConvergentModel
 
-__all__ = ["require_input", "require_model", "require_unchanging"]
+__all__ = ["modules_within", "require_input", "require_model", "require_unchanging"]
 
 _CHANGING = (nn.modules.dropout._DropoutNd, nn.RReLU)
 """What draws anew every time it is called while it is in training mode."""
+
+_MIXING = nn.modules.batchnorm._BatchNorm
+"""What lets every sample move the others while it is in training mode."""
+
+_UNSTEADY = (*_CHANGING, _MIXING)
+
+
+def modules_within(model: nn.Module) -> list[nn.Module]:
+    """The model and all its parts, those used twice twice: without names, as every mini-batch asks.
+
+    ``nn.Module.modules`` takes ten times as long.
+    """
+    found = [model]
+    for part in found:
+        if part._modules:
+            found += [inner for inner in part._modules.values() if inner is not None]
+    return found
 
 
 def require_model(model: object) -> ConvergentModel:
@@ -55,7 +72,7 @@ def require_input(model: nn.Module, x: object, name: str = "x") -> None:
             f"{name}: expected a tensor, got {type(x).__name__}; make it one by "
             f"torch.tensor({name}, dtype=torch.get_default_dtype())"
         )
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    like = _floating(model)
     if like is None:
         return
     if x.is_floating_point() and x.dtype != like.dtype:
@@ -79,15 +96,19 @@ def require_unchanging(model: ConvergentModel) -> None:
     Raises:
         ValueError: dropout or batch normalisation in training mode, also as ρ.
     """
-    named: list[tuple[str, Any]] = [*model.named_modules()]
-    for name in ("activation", "rho"):
-        named.append((name, getattr(getattr(model, name, None), "function", None)))
-    for name, module in named:
-        if not isinstance(module, nn.Module) or not module.training:
-            continue
-        if isinstance(module, _CHANGING):
+    functions: list[tuple[str, Any]] = [
+        (name, getattr(getattr(model, name, None), "function", None))
+        for name in ("activation", "rho")
+    ]
+    for part in (*modules_within(model), *(function for _, function in functions)):
+        if isinstance(part, _UNSTEADY) and part.training:
+            break
+    else:
+        return
+    for name, module in (*model.named_modules(), *functions):
+        if isinstance(module, _CHANGING) and module.training:
             why = "which draws anew in every step"
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(module, _MIXING) and module.training:
             why = "in which every sample moves the others"
         else:
             continue
@@ -96,3 +117,12 @@ def require_unchanging(model: ConvergentModel) -> None:
             f"{type(module).__name__} in training mode, {why}; put it into evaluation mode with "
             "its .eval(), or noise on the input before it comes to the model"
         )
+
+
+def _floating(model: nn.Module) -> Tensor | None:
+    """The first parameter that is no whole number, if there is one."""
+    for part in modules_within(model):
+        for parameter in part._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter
+    return None

@@ -32,6 +32,7 @@ RNN with Static Input", https://arxiv.org/abs/1905.13633; "Equilibrium
 Propagation with Continual Weight Updates", https://arxiv.org/abs/2005.04168, for vector fields.
 """
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -72,6 +73,8 @@ class ConvergentModel(nn.Module, ABC):
     Args:
         shapes: the shape of each layer's state without the batch, input side first, the output
             layer last; an ``int`` stands for a vector of that size. The input is not a layer.
+        outputs: how many of the last layers are outputs; several lie side by side, flattened, in
+            what the network says and is nudged to.
         activation: σ; none makes the transition the field itself.
         epsilon: the time step ε > 0 by which a nudging force is multiplied; 1 in discrete time.
         clip: the interval every state is kept in; none leaves it free.
@@ -85,6 +88,7 @@ class ConvergentModel(nn.Module, ABC):
         self,
         shapes: Sequence[int | Sequence[int]],
         *,
+        outputs: int = 1,
         activation: Rho | None = None,
         epsilon: float = 1.0,
         clip: tuple[float, float] | None = None,
@@ -95,11 +99,48 @@ class ConvergentModel(nn.Module, ABC):
         )
         if not self.shapes or any(size < 1 for shape in self.shapes for size in shape):
             raise ValueError(f"shapes: expected layers of at least one unit, got {tuple(shapes)}")
+        (self.outputs,) = require_whole("outputs", outputs)
+        if not 1 <= self.outputs <= len(self.shapes):
+            raise ValueError(
+                f"outputs: expected 1 to {len(self.shapes)} of the last layers, got {outputs}"
+            )
         self.epsilon = require_number("epsilon", epsilon)
         if not 0 < self.epsilon < float("inf"):
             raise ValueError(f"epsilon: expected a time step > 0, got {epsilon}")
         self.activation = None if activation is None else as_activation(activation)
         self.clip = None if clip is None else _interval(clip)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of ŷ, without the batch."""
+        if self.outputs == 1:
+            return self.shapes[-1]
+        return (sum(map(math.prod, self.shapes[-self.outputs :])),)
+
+    def output(self, state: State) -> Tensor:
+        """ŷ, what the network says in this state, (B, …): the output layer."""
+        if self.outputs == 1:
+            return state[-1]
+        return torch.cat([layer.flatten(1) for layer in state[-self.outputs :]], 1)
+
+    def forces(self, force: Tensor | None) -> dict[int, Tensor]:
+        """What pulls at each output layer, by its number, of what pulls at ŷ."""
+        if force is None:
+            return {}
+        if self.outputs == 1:
+            return {len(self.shapes) - 1: force}
+        shapes = self.shapes[-self.outputs :]
+        parts = force.split([math.prod(shape) for shape in shapes], 1)
+        first = len(self.shapes) - self.outputs
+        return {
+            first + index: part.reshape(len(part), *shape)
+            for index, (part, shape) in enumerate(zip(parts, shapes, strict=True))
+        }
+
+    @property
+    def arrival(self) -> int:
+        """After how many transitions at most a nudge of the output has come to every layer."""
+        return len(self.shapes)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -147,7 +188,7 @@ class ConvergentModel(nn.Module, ABC):
                 "take more of them, alternating updates, or a larger tolerance",
                 stacklevel=2,
             )
-        return free.state[-1]
+        return self.output(free.state)
 
     def _refuse_backward_hooks(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(
@@ -210,8 +251,11 @@ class ConvergentModel(nn.Module, ABC):
         """One transition; ``force``, −β ∂ℓ/∂s (B, …), nudges the output layer."""
         field = self.field(drive, state)
         try:
-            *hidden, output = field
-            return (*(self.advance(layer) for layer in hidden), self.advance(output, force))
+            if self.outputs == 1:
+                *hidden, output = field
+                return (*(self.advance(layer) for layer in hidden), self.advance(output, force))
+            forces = self.forces(force)
+            return tuple(self.advance(layer, forces.get(i)) for i, layer in enumerate(field))
         except (TypeError, AttributeError):
             if isinstance(field, tuple | list) and all(isinstance(f, Tensor) for f in field):
                 raise
@@ -278,11 +322,15 @@ class ConvergentModel(nn.Module, ABC):
         layers = ", ".join("×".join(map(str, shape)) for shape in self.shapes)
         rho = "" if self.activation is None else f", ρ={self.activation.name}"
         clip = "none" if self.clip is None else "[{:g}, {:g}]".format(*self.clip)
-        return f"layers=[{layers}]{rho}, ε={self.epsilon:g}, clip={clip}"
+        outputs = f", outputs={self.outputs}" * (self.outputs > 1)
+        return f"layers=[{layers}]{outputs}{rho}, ε={self.epsilon:g}, clip={clip}"
 
     def layer_name(self, index: int) -> str:
         """What messages call a layer of the state."""
-        return "output layer" if index == len(self.shapes) - 1 else f"hidden layer {index + 1}"
+        output = index - (len(self.shapes) - self.outputs)
+        if output < 0:
+            return f"hidden layer {index + 1}"
+        return "output layer" if self.outputs == 1 else f"output layer {output + 1}"
 
     def parameter_label(self, name: str) -> str:
         """What tables and figures call a parameter: here the name that torch has for it."""

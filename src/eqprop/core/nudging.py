@@ -4,14 +4,14 @@ In the nudged phase the output layer receives the force −β ∂ℓ/∂ŷ(ŷ, y
 activation. β > 0 pulls towards the target, β < 0 pushes away from it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
 from eqprop.core.costs import Cost, cost_gradient
-from eqprop.core.models import State
+from eqprop.core.models import ConvergentModel, State
 from eqprop.core.sizes import require_number
 from eqprop.summary import summary
 
@@ -33,6 +33,7 @@ class Nudge:
         cost: ℓ.
         target: y, shaped like the output layer, (B, …).
         beta: β ≠ 0; in real time the continuous-time one.
+        model: whose output it is; left out, that of the network that is nudged.
 
     Raises:
         ValueError: β = 0 or not finite, or so weak that nothing but rounding would be left of it,
@@ -42,6 +43,7 @@ class Nudge:
     cost: Cost
     target: Tensor
     beta: float
+    model: ConvergentModel | None = field(default=None, repr=False)
 
     __repr__ = summary
 
@@ -56,7 +58,7 @@ class Nudge:
             )
 
     def __call__(self, state: State) -> Tensor:
-        return cost_gradient(self.cost, state[-1], self.target) * -self.beta
+        return self._gradient(state) * -self.beta
 
     def effect(self, state: State) -> Tensor:
         """About how far it moves the layers below the output, (B,): a tenth of max |β ∂ℓ/∂ŷ|.
@@ -64,8 +66,17 @@ class Nudge:
         From a thousandth of |β|, where there is nothing left to learn, to a tenth of what a state
         of [0, 1] can move by.
         """
-        strongest = cost_gradient(self.cost, state[-1], self.target).abs().flatten(1).amax(1)
+        strongest = self._gradient(state).abs().flatten(1).amax(1)
         return _BELOW * (strongest.clamp(min=_LEARNT) * abs(self.beta)).clamp(max=1.0)
+
+    def _gradient(self, state: State) -> Tensor:
+        """∂ℓ/∂ŷ."""
+        output = state[-1] if self.model is None else self.model.output(state)
+        return cost_gradient(self.cost, output, self.target)
+
+    def of(self, model: ConvergentModel) -> "Nudge":
+        """The same on the output of this model, unless it is of another one already."""
+        return self if self.model is not None else replace(self, model=model)
 
     def part(self, rows: Tensor) -> "Nudge":
         """The same for some of the samples, by their numbers."""

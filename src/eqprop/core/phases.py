@@ -147,20 +147,11 @@ def nudged_phase(
         nudge=nudge,
         drive=drive,
         tolerance=None if tolerance is None else tolerance * min(1.0, abs(nudge.beta)),
-        least=_arrival(model),
+        least=model.arrival,
         check_every=check_every,
         update=update,
         phase=nudge.phase,
     )
-
-
-def _arrival(model: ConvergentModel) -> int:
-    """The transitions a nudge of the output takes to come to the layers farthest from it.
-
-    At most one for each layer; where those of odd and of even number move in turn, one for two.
-    """
-    layers = len(model.shapes)
-    return layers // 2 + 1 if getattr(model, "in_turn", False) else layers
 
 
 def require_steps(**steps: object) -> None:

@@ -126,6 +126,7 @@ def settle(
     Raises:
         NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
     """
+    ahead = None if ahead is None else ahead.of(model)
     divisible = nudge is None or isinstance(nudge, Nudge)
     limit = state[0].new_full((len(state[0]),), tolerance * model.epsilon)
     whole: list[Tensor] | None = None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from eqprop.core.models import ConvergentModel, State
+from eqprop.core.nudging import Nudge
 from eqprop.core.sizes import counted
 
 __all__ = ["NonFiniteError", "movement", "require_finite", "trajectory", "transitions"]
@@ -57,6 +58,8 @@ def transitions(
         NonFiniteError: after the last step, if the state is not finite then; names the layer, the
             phase and the step.
     """
+    if isinstance(nudge, Nudge):
+        nudge = nudge.of(model)
     start, after = state, state
     stepping = islice(_stepping(model, drive, start, nudge, update), steps)
     for number, (before, after) in enumerate(stepping):

@@ -9,6 +9,8 @@ from .archives import default_data_dir as default_data_dir
 from .archives import load_archives as load_archives
 from .archives import parse_idx as parse_idx
 from .augmentation import Augmentation as Augmentation
+from .augmentation import Fill as Fill
+from .augmentation import random_flip as random_flip
 from .augmentation import random_shift as random_shift
 from .brought import folder as folder
 from .brought import npz as npz

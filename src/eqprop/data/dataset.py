@@ -12,8 +12,8 @@ checks.  The others are the archives of `eqprop.data.archives`: 28 x 28 pixels, 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -308,6 +308,33 @@ class Dataset:
             classes = _classes_of(name, torch.cat([train.labels, test.labels]))
         return cls(name, train, test, classes)
 
+    def normalized(self, deviations: float = 1.0) -> Self:
+        """The same with x ← (x − μ) / (deviations · σ).
+
+        μ and σ are mean and standard deviation of the training inputs, of each channel of images
+        and of each column of a table; what does not vary becomes 0. Test inputs are treated with
+        the same numbers.
+
+        Args:
+            deviations: how many standard deviations become 1.
+
+        Raises:
+            ValueError: not above 0.
+        """
+        if not isinstance(deviations, Real) or not 0 < deviations < math.inf:
+            raise ValueError(f"deviations: expected a finite number > 0, got {deviations!r}")
+        train = self.train.images
+        over = (0, *range(2, train.dim())) if train.dim() > 2 else 0
+        mean, deviation = train.mean(over, keepdim=True), train.std(over, False, keepdim=True)
+        # Of numbers that are all the same the mean, and so the deviation, is off by rounding.
+        varies = deviation > 16 * torch.finfo(train.dtype).eps * mean.abs()
+        scale = torch.where(varies, 1 / (float(deviations) * deviation), 0.0)
+        train, test = (
+            replace(split, images=(split.images - mean) * scale)
+            for split in (self.train, self.test)
+        )
+        return replace(self, train=train, test=test)
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input: (features,) of a table, (C, H, W) of images."""
@@ -399,6 +426,7 @@ def load_dataset(
     test_share: float = 0.2,
     validation_share: float = 0.0,
     seed: int = 0,
+    normalize: float | None = None,
 ) -> Dataset:
     """Load a data set, downloading its archives the first time.
 
@@ -411,9 +439,10 @@ def load_dataset(
         test_share: of data without test samples of its own, the share of the samples to test on.
         validation_share: the share of the training samples to test on, instead of the test samples.
         seed: which samples these are.
+        normalize: see :meth:`Dataset.normalized`; none leaves the numbers as they are.
 
     Returns:
-        The whole data set: images (N, C, H, W) in [0, 1], labels (N,) int64.
+        The whole data set: images (N, C, H, W) in [0, 1], unless normalised, labels (N,) int64.
 
     Raises:
         ValueError: the name is unknown, ``dtype`` is not a floating point type, or a share leaves
@@ -437,12 +466,13 @@ def load_dataset(
             test, train = _drawn(len(train_images), part, seed, f"{name}, {share}")
             test_images, test_labels = train_images[test], train_labels[test]
             train_images, train_labels = train_images[train], train_labels[train]
-    return Dataset(
+    data = Dataset(
         name=name,
         train=split(train_images, train_labels),
         test=split(test_images, test_labels),
         classes=source.classes,
     )
+    return data if normalize is None else data.normalized(normalize)
 
 
 def _drawn(samples: int, share: float, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:

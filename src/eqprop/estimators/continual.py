@@ -112,7 +112,7 @@ class ContinualEP(Estimator):
         beta = self.beta
         if self.nudging == "random-sign":
             beta *= random_sign(generator)
-        nudge = Nudge(self.cost, target, beta)
+        nudge = Nudge(self.cost, target, beta, model)
         free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=nudge)
 
         rates = learning_rates(model, self.optimizer)

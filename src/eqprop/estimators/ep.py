@@ -92,11 +92,11 @@ class EquilibriumPropagation(Estimator):
     ) -> Estimate:
         drive = model.drive(x)
         # What is left of the free phase is in the difference; between opposite nudges it cancels.
-        ahead = None if self.nudging == "symmetric" else Nudge(self.cost, target, self.beta)
+        ahead = None if self.nudging == "symmetric" else Nudge(self.cost, target, self.beta, model)
         free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=ahead)
         betas, nudged = self._betas(generator), list[Relaxation]()
         for beta in betas:
-            nudge, start = Nudge(self.cost, target, beta), free.state
+            nudge, start = Nudge(self.cost, target, beta, model), free.state
             if nudged and self.tolerance is not None:
                 start = _mirrored(model, free, nudged[0].state)
             nudged.append(

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from eqprop.core.costs import Cost, SquaredError, require_cost
-from eqprop.core.fitting import require_input, require_model, require_unchanging
+from eqprop.core.fitting import (
+    modules_within,
+    require_input,
+    require_model,
+    require_unchanging,
+)
 from eqprop.core.models import ConvergentModel
 from eqprop.core.settling import Relaxation
 from eqprop.core.sizes import described
@@ -135,7 +140,7 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
         raise TypeError(
             f"target: expected real numbers, got {target.dtype}; convert it with target.to(x.dtype)"
         )
-    shape = model.shapes[-1]
+    shape = model.output_shape
     if target.shape[1:] != shape:
         labels = target.dim() == 1 and not target.is_floating_point()
         advice = f"; use eqprop.one_hot(labels, {shape[0]})" if labels and len(shape) == 1 else ""
@@ -161,18 +166,30 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
             "torch.nn.utils.parametrize.cached: expected to be called outside of it, as what it "
             "keeps does not follow the weights when they learn, and passes them no gradient"
         )
+    for part in modules_within(model):
+        for parameter in part._parameters.values():
+            if parameter is not None and (parameter.is_complex() or _is_hooked(parameter)):
+                _refuse_parameters(model)
+
+
+def _refuse_parameters(model: ConvergentModel) -> None:
+    """Say which of them is complex, or has a hook."""
     for name, parameter in model.named_parameters():
         if parameter.is_complex():
             raise TypeError(
                 f"{model.parameter_name(name)}: expected real numbers, got {parameter.dtype}; make "
                 "a parameter of its real part and one of its imaginary part"
             )
-        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+        if _is_hooked(parameter):
             raise TypeError(
                 f"{model.parameter_name(name)}: expected no hook of backward, which is not called "
                 "here, got one; change .grad after the estimator, or give the optimizer a hook "
                 "with register_step_pre_hook"
             )
+
+
+def _is_hooked(parameter: Tensor) -> bool:
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def accumulate(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:

@@ -86,25 +86,28 @@ class RecurrentBackprop(Estimator):
         with torch.enable_grad():
             state = tuple(layer.detach().requires_grad_() for layer in free.state)
             _, after = next(transitions(model, drive, state, 1))
-        adjoint = self._adjoint(free, state, after, target)
+        adjoint = self._adjoint(model, free, state, after, target)
         accumulate(model, parameter_gradients(model, after, adjoint))
         return Estimate(free)
 
     def _adjoint(
         self,
+        model: ConvergentModel,
         free: Relaxation,
         state: tuple[Tensor, ...],
         after: tuple[Tensor, ...],
         target: Tensor,
     ) -> tuple[Tensor, ...]:
         """λ = Jᵀ λ + ∂L/∂s, from one graph of one transition."""
-        source = cost_gradient(self.cost, free.state[-1], target) / len(target)
-        adjoint = (*(torch.zeros_like(layer) for layer in state[:-1]), source)
+        gradient = cost_gradient(self.cost, model.output(free.state), target) / len(target)
+        pulls = model.forces(gradient)
+        source = tuple(pulls.get(i, torch.zeros_like(layer)) for i, layer in enumerate(state))
+        adjoint = source
         moved, size, taken = torch.tensor(0.0), torch.tensor(0.0), 0
         for taken in range(1, self.adjoint_steps + 1):  # noqa: B007 - the message says it
             before = adjoint
             pulled = _pulled(after, state, before)
-            adjoint = (*pulled[:-1], pulled[-1] + source)
+            adjoint = tuple(a + b for a, b in zip(pulled, source, strict=True))
             moved = _norm(tuple(a - b for a, b in zip(adjoint, before, strict=True)))
             size = _norm(adjoint)
             if not size.isfinite():

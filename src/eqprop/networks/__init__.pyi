@@ -11,8 +11,14 @@ from .connections.connection import product as product
 from .connections.conv_pool import ConvPool as ConvPool
 from .connections.conv_pool import Pooling as Pooling
 from .connections.conv_pool import Switches as Switches
+from .connections.conv_transpose import ConvTranspose as ConvTranspose
 from .connections.dense import Dense as Dense
+from .connections.identity import Identity as Identity
+from .connections.pool import Pool as Pool
 from .connections.untied import Untied as Untied
+from .graph import Edge as Edge
+from .graph import Edges as Edges
+from .graph import Graph as Graph
 from .layered import LayeredNetwork as LayeredNetwork
 from .layered import Updates as Updates
 from .prototypical import PrototypicalNetwork as PrototypicalNetwork

@@ -1,8 +1,11 @@
 r"""Layered networks with an explicit step.
 
-A chain of layers coupled by connections, r(s⁰) = r(x) being what the input sends::
+Layers coupled by connections, r(x) being what an input sends::
 
-    coupling(x, s) = Σ_l r(sˡ⁺¹) · up_l(r(sˡ))
+    coupling(x, s) = Σ_c r(s of its upper layer) · up_c(r(s of its lower layer))
+
+In a chain, connection l leads from layer l to layer l + 1, s⁰ = x; what else there may be stands in
+:mod:`eqprop.networks.graph`.
 
 =============  ====  ============================  =========================
 network        r(s)  Φ                             transition
@@ -11,16 +14,19 @@ prototypical   s     coupling                      s ← ρ(∂Φ/∂s) + force
 real-time      ρ(s)  ½‖s‖² − ε (½‖s‖² − coupling)  s ← clip(∂Φ/∂s + ε force)
 =============  ====  ============================  =========================
 
-The current into layer l, c_l = up_{l−1}(r(sˡ⁻¹)) + down_l(r(sˡ⁺¹)), is computed explicitly (see
+The current into layer l, the sum of what its connections bring up and down to it, in a chain c_l =
+up_{l−1}(r(sˡ⁻¹)) + down_l(r(sˡ⁺¹)), is computed explicitly (see
 :mod:`eqprop.networks.connections.connection`); so ρ(c_l) is the prototypical transition and (1 − ε)
-s + ε ρ′(s) ⊙ c_l the real-time one. Both agree with autograd of Φ. The input's part of c_1, the
-*drive*, does not change and is computed once per relaxation.
+s + ε ρ′(s) ⊙ c_l the real-time one. Both agree with autograd of Φ. What inputs bring, the *drive*,
+does not change and is computed once per relaxation.
 
-A layer is coupled to its neighbours alone. With *alternating* updates a step therefore moves the
-layers of even number first, all at once, then those of odd number, which see where the others have
-gone. In a prototypical network ρ(c) minimises G(s) − s·c, G′ = ρ⁻¹, so each half lowers the energy
-Σ G(s) − coupling with the other half held (with max-pooling too, whose coupling is convex, as long
+In a chain a layer is coupled to its neighbours alone. With *alternating* updates a step therefore
+moves the layers of even number first, all at once, then those of odd number, which see where the
+others have gone; in a graph the classes of a colouring, one after the other. In a
+prototypical network ρ(c) minimises G(s) − s·c, G′ = ρ⁻¹, so each class lowers the energy
+Σ G(s) − coupling with the others held (with max-pooling too, whose coupling is convex, as long
 as ρ ≥ 0): the network settles, where all layers moved at once may go to and fro between two states.
+So may one layer that is connected with itself, whose units all move at once.
 The steady states are the same, and fewer steps lead there. Theorem 1 then holds for the totals over
 a nudged phase that has settled, but not step by step.
 
@@ -28,11 +34,11 @@ With *untied* connections (:class:`~eqprop.networks.connections.untied.Untied`) 
 and no Φ: the step is the same with their ways up and down, and the learning rule is the
 connections' contrast::
 
-    contrast(x, before, after, anchor) = Σ_l contrast of connection l, m = (∂r/∂s)ᵀ (after − before)
+    contrast(x, before, after, anchor) = Σ_c contrast of connection c, m = (∂r/∂s)ᵀ (after − before)
 
 which is Φ(after) − Φ(before), without what does not depend on θ, where all are tied, and
-⟨field(anchor), after − before⟩ / ε for what is untied. The first connection is tied always: nothing
-comes back from the input.
+⟨field(anchor), after − before⟩ / ε for what is untied. A connection from an input is tied always:
+nothing comes back to it.
 
 The parameters of the connections learn by their explicit rules. Whatever else a network has, such
 as a gain in what its layers send, learns by autograd of the contrast; a parameter on which the
@@ -46,8 +52,7 @@ https://arxiv.org/abs/2005.04168.
 
 import math
 from abc import abstractmethod
-from collections.abc import Container, Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Literal, cast, get_args
 
@@ -59,10 +64,16 @@ from eqprop.core.derivative import derivative
 from eqprop.core.models import ConvergentModel, LearningRule, State, own_memory
 from eqprop.core.powers import DeferredUpdates
 from eqprop.core.sizes import require_number
-from eqprop.networks.connections.chains import require_chain
-from eqprop.networks.connections.connection import Change, Connection, TiedConnection, Trace
+from eqprop.networks.connections.connection import (
+    Change,
+    Connection,
+    Ends,
+    TiedConnection,
+    Trace,
+)
 from eqprop.networks.connections.consistency import require_consistent
 from eqprop.networks.connections.untied import Untied
+from eqprop.networks.graph import Edges, graph_of
 
 __all__ = ["LayeredNetwork", "Updates"]
 
@@ -74,58 +85,52 @@ _DETOURS = {"upward", "parametrizations"}
 
 
 class LayeredNetwork(ConvergentModel):
-    """A chain of layers; the kinds differ in what a layer sends and in the transition.
+    """Layers and connections; the kinds differ in what a layer sends and in the transition.
 
     Write :meth:`rate` and :meth:`layer_field`. If all connections are tied, the dynamics can be
     those of a primitive function; otherwise they are a vector field. What a layer sends must not
     depend on parameters of the connections, whose explicit rules do not know of it.
 
     Args:
-        connections: input side first, each fitting on the one below.
+        connections: a chain, input side first, each fitting on the one below; or the edges of a
+            graph, (lower layer, connection, upper layer) each, see :mod:`eqprop.networks.graph`.
         updates: which layers a step updates at once, see :data:`Updates`.
         activation, epsilon, clip: as for :class:`~eqprop.core.models.ConvergentModel`.
 
     Raises:
         TypeError: what is no connection.
         ValueError: no connection, two that do not fit, one of your own whose formulas are not the
-            derivatives of its coupling, or unknown updates.
+            derivatives of its coupling, layers without a way to an output, or unknown updates.
     """
 
     def __init__(
         self,
-        connections: Sequence[Connection],
+        connections: Edges,
         *,
         updates: Updates = "synchronous",
         activation: Rho | None = None,
         epsilon: float = 1.0,
         clip: tuple[float, float] | None = None,
     ) -> None:
-        connections = require_chain(connections)
-        if isinstance(connections[0], Untied):
-            raise ValueError(
-                "connections: expected a tied one at the input, to which nothing comes down, got "
-                "an untied one"
-            )
-        for index, (lower, upper) in enumerate(pairwise(connections)):
-            if lower.upper_shape != upper.lower_shape:
-                raise ValueError(
-                    f"connections: hidden layer {index + 1} has shape {lower.upper_shape}, but "
-                    f"the connection above it expected {upper.lower_shape}"
-                )
-        for connection in connections:
+        graph, chain = graph_of(connections)
+        for connection in chain:
             require_consistent(connection)
         if updates not in get_args(Updates):
             raise ValueError(
                 f"updates: expected one of {', '.join(get_args(Updates))}, got {updates!r}"
             )
+        shapes = {upper: c.upper_shape for c, (_, upper) in zip(chain, graph.ends, strict=True)}
         super().__init__(
-            [connection.upper_shape for connection in connections],
+            [shapes[layer] for layer in range(graph.layers)],
+            outputs=graph.outputs,
             activation=activation,
             epsilon=epsilon,
             clip=clip,
         )
-        self.connections = nn.ModuleList(connections)
+        self.connections = nn.ModuleList(chain)
+        self.graph = graph
         self.updates = updates
+        self._seen = tuple(chain)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -133,37 +138,67 @@ class LayeredNetwork(ConvergentModel):
         connections = [
             f"untied {c.upward}" if isinstance(c, Untied) else str(c) for c in self.chain
         ]
+        if self.graph.names:
+            names = ((self.graph.name(a), self.graph.name(b)) for a, b in self.graph.ends)
+            connections = [
+                f"{lower} → {upper}: {connection}"
+                for (lower, upper), connection in zip(names, connections, strict=True)
+            ]
         return {**super().architecture, "connections": connections}
 
     @property
     def chain(self) -> tuple[Connection, ...]:
-        """The connections, input side first."""
+        """The connections: of a chain input side first, of a graph in the order of its edges."""
         # Every step asks for them, and the ways of nn.Module there are long.
         modules = cast("nn.Module", self._modules["connections"])._modules
         return cast("tuple[Connection, ...]", tuple(modules.values()))
 
     def require_intact(self) -> None:
-        chain: tuple[object, ...] = self.chain
-        if len(chain) != len(self.shapes):
+        chain = self.chain
+        if chain == self._seen:
+            return
+        if len(chain) != len(self.graph.ends):
             raise ValueError(
-                f"connections: expected {len(self.shapes)}, as when the network was made, got "
+                f"connections: expected {len(self.graph.ends)}, as when the network was made, got "
                 f"{len(chain)}; make a new network of other connections"
             )
-        lower = None
-        for index, (found, upper) in enumerate(zip(chain, self.shapes, strict=True)):
-            fits = isinstance(found, Connection) and found.upper_shape == upper
-            if not fits or lower not in (None, found.lower_shape):
-                lead = f"a connection from {lower}" if lower else "one"
-                raise ValueError(
-                    f"connections.{index}: expected {lead} to {upper}, as when the network was "
-                    f"made, got {found}; make a new network of other connections"
+        inputs = self._input_shapes(self._seen)
+        found: object
+        for index, (found, (low, high)) in enumerate(zip(chain, self.graph.ends, strict=True)):
+            lower = self.shapes[low] if low >= 0 else inputs[-1 - low]
+            upper = self.shapes[high]
+            if (
+                not isinstance(found, Connection)
+                or found.upper_shape != upper
+                or (
+                    found.lower_shape != lower
+                    and not (low < 0 and _alike(found.lower_shape, lower))
                 )
-            lower = upper
+            ):
+                raise ValueError(
+                    f"connections.{index}: expected a connection from {lower} to {upper}, as when "
+                    f"the network was made, got {found}; make a new network of other connections"
+                )
+        self._seen = chain
+
+    def _input_shapes(self, chain: Sequence[Connection]) -> tuple[tuple[int, ...], ...]:
+        """Of each input, what the first connection from it takes."""
+        shapes: dict[int, tuple[int, ...]] = {}
+        for connection, (lower, _) in zip(chain, self.graph.ends, strict=True):
+            if lower < 0:
+                shapes.setdefault(lower, connection.lower_shape)
+        return tuple(shapes[lower] for lower in sorted(shapes, reverse=True))
 
     @property
     def in_turn(self) -> bool:
         """Whether updates alternate."""
         return self.updates == "alternating"
+
+    @property
+    def arrival(self) -> int:
+        steps = self.graph.reach + 1
+        # Of two classes each follows the other within one step; of more, one of them does at least.
+        return steps // 2 + 1 if self.in_turn and len(self.graph.classes) < 3 else steps
 
     @abstractmethod
     def rate(self, s: Tensor) -> Tensor:
@@ -188,100 +223,156 @@ class LayeredNetwork(ConvergentModel):
         Raises:
             TypeError: an untied connection, which has no coupling.
         """
-        rates = [self._sent(x), *(self.rate(layer) for layer in state)]
+        rates = [self.rate(layer) for layer in state]
         terms = []
-        for connection, *ends in zip(self.chain, rates, rates[1:], strict=False):
+        for connection, ends in zip(self.chain, self._ends(rates, self._sent(x)), strict=True):
             if not isinstance(connection, TiedConnection):
                 raise TypeError(
                     "coupling: expected tied connections, got untied ones, whose dynamics have no "
                     "primitive function; their learning rule is that of contrast"
                 )
-            terms.append(connection.coupling((ends[0], ends[1])))
+            terms.append(connection.coupling(ends))
         return torch.stack(terms).sum(0)
 
+    def _ends(
+        self,
+        rates: Sequence[Tensor],
+        sent: Mapping[int, Tensor],
+        which: Iterable[int] | None = None,
+    ) -> list[Ends]:
+        """What the layers at both ends of every connection send, or of those of ``which`` alone.
+
+        Args:
+            rates: what each layer sends.
+            sent: what comes through each connection from an input, by its number.
+        """
+        ends = self.graph.ends
+        return [
+            (sent[i] if ends[i][0] < 0 else rates[ends[i][0]], rates[ends[i][1]])
+            for i in (range(len(ends)) if which is None else which)
+        ]
+
     def contrast(self, x: Tensor, before: State, after: State, anchor: State) -> Tensor:
-        """Σ_l of the connections' contrasts, (B,)."""
-        changes = self._changes(x, before, after, anchor)
+        """Σ_c of the connections' contrasts, (B,)."""
+        which = range(len(self.graph.ends))
+        changes = self._changes(x, before, after, anchor, which)
         terms = [c.contrast(change) for c, change in zip(self.chain, changes, strict=True)]
         return torch.stack(terms).sum(0)
 
     def _changes(
-        self, x: Tensor, before: State, after: State, anchor: State, first: int = 0
+        self, x: Tensor, before: State, after: State, anchor: State, which: Collection[int]
     ) -> list[Change]:
-        """What happens at the ends of every connection, from the ``first`` one on (0 or 1)."""
-        sent = [] if first else [self._sent(x)]
+        """What happens at the ends of these connections."""
+        driven = [i for i in self.graph.driven if i in which]
+        sent = self._sent(x, driven) if driven else {}
         ends = {
-            id(state): list(pairwise([*sent, *map(self.rate, state)]))
+            id(state): self._ends([self.rate(layer) for layer in state], sent, which)
             for state in (before, after, anchor)
         }
         compared = ends[id(before)], ends[id(after)], ends[id(anchor)]
         if all(isinstance(connection, TiedConnection) for connection in self.chain):
             return list(map(Change, *compared))
-        moved = [
-            *(layer.new_zeros(()) for layer in sent),  # the input does not move
-            *(self.response(s, a - b) for s, b, a in zip(anchor, before, after, strict=True)),
-        ]
-        return list(map(Change, *compared, pairwise(moved)))
+        # An input does not move.
+        moved = [self.response(s, a - b) for s, b, a in zip(anchor, before, after, strict=True)]
+        still = {i: layer.new_zeros(()) for i, layer in sent.items()}
+        return list(map(Change, *compared, self._ends(moved, still, which)))
 
     def drive(self, x: Tensor) -> Tensor:
-        """The input's part of the current into the first layer.
+        """What inputs bring to the layer that they lead to; of several, flattened, side by side.
 
         Raises:
-            ValueError: an input that does not fit the first connection.
+            ValueError: an input that does not fit the connections from it.
             TypeError: one of whole numbers.
         """
-        return self.chain[0].up(self._sent(x))[0]
+        brought: dict[int, Tensor] = {}
+        for i, sent in self._sent(x).items():
+            layer, received = self.graph.ends[i][1], self.chain[i].up(sent)[0]
+            brought[layer] = brought[layer] + received if layer in brought else received
+        if len(brought) == 1:
+            return next(iter(brought.values()))
+        return torch.cat([brought[layer].flatten(1) for layer in sorted(brought)], 1)
+
+    def _driven(self, drive: Tensor) -> dict[int, Tensor]:
+        """By layer what inputs bring to it."""
+        layers = self.graph.driven_layers
+        if len(layers) == 1:
+            return {layers[0]: drive}
+        parts = drive.split([math.prod(self.shapes[layer]) for layer in layers], 1)
+        return {
+            layer: part.reshape(len(part), *self.shapes[layer])
+            for layer, part in zip(layers, parts, strict=True)
+        }
 
     def part(self, drive: Tensor, x: Tensor, rows: Tensor) -> Tensor:
         return drive.index_select(0, rows)
 
-    def _sent(self, x: Tensor) -> Tensor:
-        """r(x), where images may stand for vectors, and vectors for images."""
-        shape = self.chain[0].lower_shape
-        flat = min(x.dim() - 1, len(shape)) == 1
-        if x.shape[1:] != shape and not (flat and x.shape[1:].numel() == math.prod(shape)):
-            raise ValueError(f"x: expected samples of shape {shape}, got {tuple(x.shape[1:])}")
-        if not x.is_floating_point():
+    def _sent(self, x: Tensor, which: Iterable[int] | None = None) -> dict[int, Tensor]:
+        """r(x) as every connection from an input takes it, by its number: of all of them, or of
+        these. Images may stand for vectors, and vectors for images."""
+        graph, chain = self.graph, self.chain
+        shapes = self._input_shapes(chain)
+        if not x.is_floating_point() and _fits(x, shapes):
             raise TypeError(
                 f"x: expected floating point numbers, got {x.dtype}; divide grey levels by the "
                 "brightest one, as in x / 255"
             )
-        return self.rate(x.reshape(len(x), *shape))
+        if not _fits(x, shapes):
+            wanted = f"shape {shapes[0]}"
+            if len(shapes) > 1:
+                names = ", ".join(graph.input_names)
+                wanted = f"{sum(map(math.prod, shapes))} numbers, those of {names} side by side"
+            raise ValueError(f"x: expected samples of {wanted}, got {tuple(x.shape[1:])}")
+        parts = [x] if len(shapes) == 1 else x.split([math.prod(shape) for shape in shapes], 1)
+        rates = [
+            self.rate(part.reshape(len(x), *shape))
+            for part, shape in zip(parts, shapes, strict=True)
+        ]
+        sent = {}
+        for i in graph.driven if which is None else which:
+            rate, shape = rates[-1 - graph.ends[i][0]], chain[i].lower_shape
+            sent[i] = rate if rate.shape[1:] == shape else rate.reshape(len(x), *shape)
+        return sent
 
     def field(self, drive: Tensor, state: State) -> State:
         """∂Φ/∂s, one tensor per layer."""
         rates = [self.rate(layer) for layer in state]
-        chain = self.chain
-        currents = [drive]
-        for index in range(1, len(chain)):
-            received, trace = chain[index].up(rates[index - 1])
-            currents[-1] = chain[index].down(rates[index], trace, onto=currents[-1])
-            currents.append(received)
-        return tuple(map(self.layer_field, state, rates, currents))
+        chain, currents = self.chain, self._driven(drive)
+        for i, (lower, upper) in enumerate(self.graph.ends):
+            if lower < 0:
+                continue
+            received, trace = chain[i].up(rates[lower])
+            currents[lower] = chain[i].down(rates[upper], trace, onto=currents.get(lower))
+            currents[upper] = currents[upper] + received if upper in currents else received
+        return tuple(
+            self.layer_field(s, rate, currents[layer])
+            for layer, (s, rate) in enumerate(zip(state, rates, strict=True))
+        )
 
     def step(self, drive: Tensor, state: State, force: Tensor | None = None) -> State:
-        """One transition; with alternating updates, of one half of the layers after the other."""
+        """One transition; with alternating updates, of one class of layers after the other."""
         if not self.in_turn:
             return super().step(drive, state, force)
-        chain, layers = self.chain, list(state)
+        graph, chain, layers = self.graph, self.chain, list(state)
+        driven, forces = self._driven(drive), self.forces(force)
         rates = [self.rate(layer) for layer in state]
-        last = len(chain) - 1
         # What a connection finds holds for as long as its lower layer stays.
         known: dict[int, Trace] = {}
-        for first in (1, 0):
-            half = range(first, last + 1, 2)
-            for index in half:
-                current = drive
-                if index > 0:
-                    current, known[index] = chain[index].up(rates[index - 1])
-                if index < last:
-                    above, lower, upper = chain[index + 1], rates[index], rates[index + 1]
-                    trace = known[index + 1] if index + 1 in known else above.trace(lower)
-                    current = above.down(upper, trace, onto=current)
-                field = self.layer_field(layers[index], rates[index], current)
-                layers[index] = self.advance(field, force if index == last else None)
-            for index in half:
-                rates[index] = self.rate(layers[index])
+        for members in graph.classes:
+            for layer in members:
+                current = driven.get(layer)
+                for i, lower in graph.below[layer]:
+                    received, known[i] = chain[i].up(rates[lower])
+                    current = received if current is None else current + received
+                for i, upper in graph.above[layer]:
+                    trace = known[i] if i in known else chain[i].trace(rates[layer])
+                    current = chain[i].down(rates[upper], trace, onto=current)
+                assert current is not None
+                field = self.layer_field(layers[layer], rates[layer], current)
+                layers[layer] = self.advance(field, forces.get(layer))
+            for layer in members:
+                rates[layer] = self.rate(layers[layer])
+                for i, _ in graph.above[layer]:
+                    known.pop(i, None)
         return tuple(layers)
 
     def contrast_gradients(
@@ -313,14 +404,12 @@ class LayeredNetwork(ConvergentModel):
                 if p.requires_grad and (only is None or name in only) and id(p) not in others:
                     learning[-1].append((of, name))
         # The input's is the largest, and in continual updates may wait.
-        first = 0 if learning[0] else 1
-        changes = self._changes(x, before, after, anchor, first)
+        which = [index for index, own in enumerate(learning) if own]
+        changes = self._changes(x, before, after, anchor, which)
         gradients: dict[str, Tensor] = {}
-        for connection, own, change in zip(
-            self.chain[first:], learning[first:], changes, strict=True
-        ):
-            found = connection.gradients_of([of for of, _ in own], change, scale)
-            for of, name in own:
+        for index, change in zip(which, changes, strict=True):
+            found = self.chain[index].gradients_of([of for of, _ in learning[index]], change, scale)
+            for of, name in learning[index]:
                 if of in found:
                     gradient = found[of]
                     gradients[name] = gradients[name] + gradient if name in gradients else gradient
@@ -345,16 +434,13 @@ class LayeredNetwork(ConvergentModel):
                     owned[-1][of] = rates[name]
         if shared or len(rates) > sum(map(len, owned)):
             return super().learning_rule(x, rates)
-        first = 0 if owned[0] else 1
+        which = [index for index, own in enumerate(owned) if own]
 
         @torch.no_grad()
         def learn(before: State, after: State, anchor: State, scale: float) -> None:
-            changes = self._changes(x, before, after, anchor, first)
-            for connection, own, change in zip(
-                self.chain[first:], owned[first:], changes, strict=True
-            ):
-                if own:
-                    connection.learn(change, scale, own)
+            changes = self._changes(x, before, after, anchor, which)
+            for index, change in zip(which, changes, strict=True):
+                self.chain[index].learn(change, scale, owned[index])
 
         return learn
 
@@ -397,13 +483,17 @@ class LayeredNetwork(ConvergentModel):
         return own_memory(gradients)
 
     def defer(self, x: Tensor, rates: Mapping[str, float]) -> DeferredUpdates | None:
-        """The first connection's, if it is dense and used once.
+        """Those of the connection from the input, if there is one, it is dense and used once.
 
-        Its contrast is ⟨r(s¹ after) − r(s¹ before), up(r(x))⟩, so the drive gains K times that
-        difference ÷ B, with K the
+        Its contrast is ⟨r(s after) − r(s before), up(r(x))⟩, s its upper layer, so the drive gains
+        K times that difference ÷ B, with K the
         :meth:`~eqprop.networks.connections.connection.Connection.tangent_kernel`.
         """
-        first, *others = self.chain
+        index, *more = self.graph.driven
+        if more:
+            return None
+        layer, first = self.graph.ends[index][1], self.chain[index]
+        others = [*self.chain[:index], *self.chain[index + 1 :]]
         names = {id(p): name for name, p in self.named_parameters()}
         own = {of: id(p) for of, p in first.named_parameters()}
         again = first in others or any(
@@ -413,13 +503,13 @@ class LayeredNetwork(ConvergentModel):
         if again or any(name in rates for name, _ in self._parameters_elsewhere()):
             return None
         kernel = first.tangent_kernel(
-            self._sent(x), {of: rates.get(names[p], 0.0) / len(x) for of, p in own.items()}
+            self._sent(x)[index], {of: rates.get(names[p], 0.0) / len(x) for of, p in own.items()}
         )
         if kernel is None:
             return None
 
         def follow(before: State, after: State) -> Tensor:
-            moved = self.rate(after[0]) - self.rate(before[0])
+            moved = self.rate(after[layer]) - self.rate(before[layer])
             return (kernel @ moved.flatten(1)).view_as(moved)
 
         return DeferredUpdates(frozenset(names[p] for p in own.values()), follow)
@@ -428,17 +518,28 @@ class LayeredNetwork(ConvergentModel):
         return f"{super().extra_repr()}, updates={self.updates}"
 
     def parameter_label(self, name: str) -> str:
-        """A connection's are those of the layer that it feeds: *weight of hidden layer 1*."""
+        """A connection's are those of the layer that it feeds, *weight of hidden layer 1*, or in a
+        graph of both its ends: *weight from a to b*."""
         room, *rest = name.split(".")
         if room != "connections":
             return super().parameter_label(name)
         index, *parts = (part for part in rest if part not in _DETOURS)
-        return f"{' '.join(parts).replace('_', ' ')} of {self.layer_name(int(index))}"
+        lower, upper = self.graph.ends[int(index)]
+        where = f"of {self.layer_name(upper)}"
+        if self.graph.names:
+            where = f"from {self.graph.name(lower)} to {self.graph.name(upper)}"
+            alike = [i for i, ends in enumerate(self.graph.ends) if ends == (lower, upper)]
+            where += f" ({1 + alike.index(int(index))})" * (len(alike) > 1)
+        return f"{' '.join(parts).replace('_', ' ')} {where}"
+
+    def layer_name(self, index: int) -> str:
+        return f"layer {self.graph.name(index)}" if self.graph.names else self.graph.name(index)
 
     def parameter_groups(
         self, learning_rates: Sequence[float], *, backward: float = 1.0
     ) -> list[dict[str, Any]]:
-        """Groups for a ``torch.optim`` optimizer: one learning rate per layer, input side first.
+        """Groups for a ``torch.optim`` optimizer: one learning rate per layer, input side first, or
+        in a graph one per connection, in the order of its edges.
 
         ``backward`` multiplies those of the backward weights of untied connections, which then have
         groups of their own.
@@ -451,6 +552,7 @@ class LayeredNetwork(ConvergentModel):
             ValueError: another number of learning rates, or one that is negative or not finite.
         """
         owners = [list(connection.parameters()) for connection in self.chain]
+        order = "per connection" if self.graph.names else "per layer, input side first"
         besides = ""
         if others := [p for _, p in self._parameters_elsewhere()]:
             owners.append(others)
@@ -458,8 +560,8 @@ class LayeredNetwork(ConvergentModel):
         several = not isinstance(learning_rates, Real)
         if not several or len(learning_rates) != len(owners):
             raise ValueError(
-                f"learning_rates: expected {len(owners)}, one per layer, input side first"
-                f"{besides}, got {len(learning_rates) if several else f'{learning_rates} alone'}"
+                f"learning_rates: expected {len(owners)}, one {order}{besides}, got "
+                f"{len(learning_rates) if several else f'{learning_rates} alone'}"
             )
         slower = {id(c.backward_weight) for c in self.chain if isinstance(c, Untied)}
         for rate in (*learning_rates, backward):
@@ -478,3 +580,14 @@ class LayeredNetwork(ConvergentModel):
                 parts = list(zip(ways, (rate, rate * backward), strict=True))
             groups += [{"params": part, "lr": own} for part, own in parts if part]
         return groups
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one of two shapes is the other, flattened."""
+    return math.prod(one) == math.prod(other) and 1 in (len(one), len(other))
+
+
+def _fits(x: Tensor, shapes: Sequence[tuple[int, ...]]) -> bool:
+    if len(shapes) > 1:
+        return x.dim() == 2 and x.shape[1] == sum(map(math.prod, shapes))
+    return x.shape[1:] == shapes[0] or (x.dim() > 1 and _alike(x.shape[1:], shapes[0]))

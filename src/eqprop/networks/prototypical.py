@@ -1,13 +1,12 @@
 r"""Prototypical networks: discrete time, fast, approximate."""
 
-from collections.abc import Sequence
 from typing import final
 
 from torch import Tensor
 
 from eqprop.core.activations import Rho
 from eqprop.core.models import State
-from eqprop.networks.connections.connection import Connection
+from eqprop.networks.graph import Edges
 from eqprop.networks.layered import LayeredNetwork, Updates
 
 __all__ = ["PrototypicalNetwork"]
@@ -20,8 +19,10 @@ class PrototypicalNetwork(LayeredNetwork):
     The nudging force is added outside ρ. The learning rule is that of Φ, with no ρ′.
 
     Args:
-        connections: input side first, see :func:`~eqprop.networks.connections.chains.dense` and
-            :func:`~eqprop.networks.connections.chains.convolutional`.
+        connections: a chain, input side first, see
+            :func:`~eqprop.networks.connections.chains.dense` and
+            :func:`~eqprop.networks.connections.chains.convolutional`; or the edges of a graph, see
+            :mod:`eqprop.networks.graph`.
         rho: a name, an :class:`~eqprop.core.activations.Activation` or a callable.
         updates: ``synchronous``, as published, or ``alternating``, which settles in fewer steps.
 
@@ -30,7 +31,7 @@ class PrototypicalNetwork(LayeredNetwork):
 
     def __init__(
         self,
-        connections: Sequence[Connection],
+        connections: Edges,
         rho: Rho = "scaled-sigmoid",
         *,
         updates: Updates = "synchronous",

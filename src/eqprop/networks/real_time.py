@@ -1,6 +1,5 @@
 r"""Real-time networks: Euler's method on an energy."""
 
-from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from eqprop.core.activations import Rho, as_activation
 from eqprop.core.models import State, half_square_norm
-from eqprop.networks.connections.connection import Connection
+from eqprop.networks.graph import Edges
 from eqprop.networks.layered import LayeredNetwork, Updates
 
 __all__ = ["RealTimeNetwork"]
@@ -21,8 +20,10 @@ class RealTimeNetwork(LayeredNetwork):
     Exact as long as nothing is clipped and all layers are updated at once.
 
     Args:
-        connections: input side first, see :func:`~eqprop.networks.connections.chains.dense` and
-            :func:`~eqprop.networks.connections.chains.convolutional`.
+        connections: a chain, input side first, see
+            :func:`~eqprop.networks.connections.chains.dense` and
+            :func:`~eqprop.networks.connections.chains.convolutional`; or the edges of a graph, see
+            :mod:`eqprop.networks.graph`.
         rho: a name, an :class:`~eqprop.core.activations.Activation` or a callable.
         epsilon: the time step ε > 0.
         clip: the interval every state is kept in; none leaves it free.
@@ -37,7 +38,7 @@ class RealTimeNetwork(LayeredNetwork):
 
     def __init__(
         self,
-        connections: Sequence[Connection],
+        connections: Edges,
         rho: Rho = "scaled-sigmoid",
         *,
         epsilon: float = 0.2,

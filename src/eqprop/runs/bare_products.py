@@ -23,7 +23,10 @@ def bare_products(network: LayeredNetwork, state: State) -> list[Callable[[], ob
     Connections of other kinds than the library's own have none that are known.
     """
     bare: list[Callable[[], object]] = []
-    for connection, lower, upper in zip(network.chain[1:], state, state[1:], strict=False):
+    for connection, (low, high) in zip(network.chain, network.graph.ends, strict=True):
+        if low < 0:
+            continue
+        lower, upper = state[low], state[high]
         untied = isinstance(connection, Untied)
         forward = connection.upward if untied else connection
         if not isinstance(forward, ConvPool | Dense):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from eqprop.core.costs import Cost
-from eqprop.data.augmentation import Augmentation, random_shift
+from eqprop.data.augmentation import Augmentation, random_flip, random_shift
 from eqprop.data.dataset import Dataset, load_dataset
 from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.estimators.estimator import Estimator
@@ -80,6 +80,7 @@ def build_data(experiment: Experiment, data_dir: str | None = None) -> Dataset:
                 test_share=experiment.test_share,
                 validation_share=experiment.validation_share,
                 seed=experiment.seed,
+                normalize=experiment.normalize,
             )
     except ValueError as error:
         raise Failure(str(error)) from None
@@ -275,20 +276,32 @@ def build_augmentation(experiment: Experiment, input_shape: Sequence[int]) -> Au
     """What happens to training images (C, H, W) before they are learnt, if anything.
 
     Raises:
-        ConfigurationError: a shift of what is no image, or that can move one out of itself.
+        ConfigurationError: it is for images, and the inputs are none; or it can move one out of
+            itself.
     """
-    if not experiment.shift:
-        return None
-    if len(input_shape) != 3:
-        raise ConfigurationError(
-            "shift",
-            experiment.shift,
-            f"0, as inputs of shape {tuple(input_shape)} are no images that could be moved",
-        )
-    if experiment.shift >= min(input_shape[1:]):
+    for name in ("shift", "flip"):
+        if getattr(experiment, name) and len(input_shape) != 3:
+            raise ConfigurationError(
+                name,
+                getattr(experiment, name),
+                f"{'0' if name == 'shift' else 'false'}, as inputs of shape {tuple(input_shape)} "
+                "are no images, whose pixels have a place",
+            )
+    if experiment.shift and experiment.shift >= min(input_shape[1:]):
         raise ConfigurationError(
             "shift",
             experiment.shift,
             f"less than the {min(input_shape[1:])} pixels of the images' side",
         )
-    return partial(random_shift, pixels=experiment.shift)
+    parts: list[Augmentation] = []
+    if experiment.flip:
+        parts.append(random_flip)
+    if experiment.shift:
+        parts.append(partial(random_shift, pixels=experiment.shift, fill=experiment.shift_fill))
+    return partial(_augmented, parts=parts) if parts else None
+
+
+def _augmented(images: Tensor, generator: torch.Generator, parts: Sequence[Augmentation]) -> Tensor:
+    for part in parts:
+        images = part(images, generator)
+    return images

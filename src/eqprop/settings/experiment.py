@@ -51,6 +51,15 @@ class Experiment(Settings):
         allowed=number("a number from 0 to below 1", lambda x: 0 <= x < 1),
         since="0.1",
     )
+    normalize: float | None = _data(
+        None,
+        "subtract from each channel of the inputs, or column of a table, its mean over the "
+        "training samples, and divide it by so many of its standard deviations; none leaves inputs "
+        "in [0, 1]",
+        allowed=number("a finite number > 0, or none", lambda x: x > 0),
+        since="0.1",
+        metavar="DEVIATIONS",
+    )
     network: Literal["prototypical", "real-time"] = _network(
         "prototypical", "discrete-time or real-time dynamics"
     )
@@ -192,6 +201,12 @@ class Experiment(Settings):
         "move training images at random by up to so many pixels each way",
         allowed=whole(0, 1000),
         since="0.1",
+    )
+    shift_fill: Literal["zeros", "edge"] = _optimisation(
+        "zeros", "what comes in where images move: zeros, or their outermost pixels", since="0.1"
+    )
+    flip: bool = _optimisation(
+        False, "mirror training images left to right, at random", since="0.1"
     )
     batch_size: int = _optimisation(20, "samples in a mini-batch", allowed=whole(1))
     epochs: int = _optimisation(30, "passes over the training data", allowed=whole(1))

@@ -60,7 +60,7 @@ def predict(
     model: ConvergentModel, x: Tensor, free_steps: int, tolerance: float | None = None
 ) -> Tensor:
     """The class of every sample, (B,): the largest unit of the output at the steady state."""
-    return relax(model, x, free_steps, tolerance=tolerance).state[-1].argmax(1)
+    return model.output(relax(model, x, free_steps, tolerance=tolerance).state).argmax(1)
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def evaluate(
     """
     model = require_model(model)
     require_unchanging(model)
-    units = math.prod(model.shapes[-1])
+    units = math.prod(model.output_shape)
     require_learnable(split, units, f"split, for a network of {units} output units")
     require_input(model, split.images, "images")
     cost = SquaredError() if cost is None else cost
@@ -105,7 +105,7 @@ def evaluate(
     for x, labels in split.batches(batch_size):
         drive = model.drive(x)
         free = relax(model, x, free_steps, drive=drive, tolerance=tolerance)
-        output = free.state[-1]
+        output = model.output(free.state)
         wrong += (output.argmax(1) != labels).sum()
         loss += cost(output, one_hot(labels, output.shape[1], output.dtype)).sum()
         worst = tuple(map(max, worst, free.residual)) if worst else free.residual

@@ -53,8 +53,8 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
         )
     assert isinstance(optimizer, Optimizer)
     assert isinstance(data, Dataset)
-    if model.shapes[-1] != (data.classes,):
-        units = " × ".join(map(str, model.shapes[-1]))
+    if model.output_shape != (data.classes,):
+        units = " × ".join(map(str, model.output_shape))
         raise ValueError(
             f"model: expected an output layer of {data.classes} units, one for every class of "
             f"{data.name}, got one of {units}"

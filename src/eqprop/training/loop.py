@@ -348,7 +348,7 @@ def _epochs(
             if scheduler is not None and not watching:
                 scheduler.step()
             with torch.no_grad():
-                output = estimate.free.state[-1]
+                output = model.output(estimate.free.state)
                 wrong += (output.argmax(1) != labels).sum()
                 loss += estimator.cost(output, target).sum()
             samples += len(labels)
