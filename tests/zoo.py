@@ -144,6 +144,11 @@ def lateral() -> LayeredNetwork:
     return RealTimeNetwork(edges, "tanh", epsilon=0.8)
 
 
+def read_out() -> LayeredNetwork:
+    """What the network says is read off its last layer, outside of the dynamics."""
+    return RealTimeNetwork(dense(4, 6, 5), "tanh", epsilon=0.8, readout=nn.Linear(5, 3))
+
+
 class Exact(ConvergentModel):
     """What the models below have in common besides: Φ."""
 
@@ -162,6 +167,7 @@ EXACT: dict[str, Callable[[], Any]] = {
     "shared": shared,
     "residual": residual,
     "lateral": lateral,
+    "readout": read_out,
 }
 """Models whose transition is the gradient of Φ, by name."""
 

@@ -28,7 +28,9 @@ from .analysis.settling_steps import SettlingSteps as SettlingSteps
 from .analysis.settling_steps import settling_steps as settling_steps
 from .core.activations import Activation as Activation
 from .core.costs import Cost as Cost
+from .core.costs import CrossEntropy as CrossEntropy
 from .core.costs import SquaredError as SquaredError
+from .core.costs import Weighted as Weighted
 from .core.models import ConvergentModel as ConvergentModel
 from .core.models import EnergyModel as EnergyModel
 from .core.models import PrimitiveModel as PrimitiveModel

@@ -159,7 +159,13 @@ ESTIMATORS = Registry(
 COSTS = Registry(
     "cost",
     "eqprop.costs",
-    {"squared-error": ("eqprop.core.costs:SquaredError", "½‖ŷ − y‖²")},
+    {
+        "squared-error": ("eqprop.core.costs:SquaredError", "½‖ŷ − y‖²"),
+        "cross-entropy": (
+            "eqprop.core.costs:CrossEntropy",
+            "−log softmax(scale · ŷ) of the class, ÷ scale",
+        ),
+    },
 )
 
 ACTIVATIONS = Registry(

@@ -1,6 +1,7 @@
 """Every setting of an experiment reaches the object it is about."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -448,3 +449,65 @@ def test_inputs_are_normalised_by_the_samples_that_are_learnt() -> None:
     assert float(images.std(correction=0)) == pytest.approx(0.5, abs=1e-5)
     assert float(data.test.images.mean()) != pytest.approx(0, abs=1e-5)
     assert float(build_data(experiment()).train.images.min()) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "readout", "cost"),
+    [
+        ({}, None, "SquaredError()"),
+        ({"cost": "cross-entropy"}, None, "CrossEntropy(scale=10)"),
+        ({"cost": "cross-entropy", "output_scale": 3.0}, None, "CrossEntropy(scale=3)"),
+        ({"readout": "linear"}, "Linear", "SquaredError()"),
+        ({"readout": "softmax"}, "Sequential", "SquaredError()"),
+        # Which takes the softmax itself.
+        ({"readout": "softmax", "cost": "cross-entropy"}, "Linear", "CrossEntropy(scale=1)"),
+        ({"class_weights": (1.0, 2.0)}, None, "Weighted(SquaredError(), (1.0, 2.0))"),
+    ],
+)
+def test_readout_and_cost_are_those_asked_for(
+    changes: dict[str, Any], readout: str | None, cost: str
+) -> None:
+    of = experiment(**changes)
+    network = build_network(of, (64,), 10)
+    assert (type(network.readout).__name__ if network.has_readout else None) == readout
+    assert repr(build_cost(of)) == cost
+    assert network.output_shape == (10,)
+
+
+def test_a_readout_takes_the_place_of_the_output_layer_with_its_weights_and_settings() -> None:
+    changes: dict[str, Any] = {
+        "gains": (1.0, 0.5),
+        "learning_rates": (0.3, 0.2),
+        "weight_decay": (0.0, 1e-3),
+    }
+    plain, read = experiment(**changes), experiment(**changes, readout="linear")
+    network, other = build_network(plain, (64,), 10), build_network(read, (64,), 10)
+    assert len(other.shapes) == len(network.shapes) - 1
+    for p, q in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+    groups = [
+        [(group["lr"], group["weight_decay"]) for group in build_optimizer(of, made).param_groups]
+        for of, made in ((plain, network), (read, other))
+    ]
+    assert groups[0] == groups[1] == [(0.3, 0.0), (0.2, 1e-3)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"readout": "linear", "hidden": (), "learning_rates": (0.1,)},
+            "readout = linear: expected none in a network without hidden layers",
+        ),
+        ({"output_scale": 2.0}, "output_scale = 2.0: expected none, unless cost = cross-entropy"),
+        (
+            {"nudge": "inside", "network": "real-time"},
+            "nudge = inside: expected outside in a real-time network",
+        ),
+    ],
+)
+def test_readouts_and_nudges_that_cannot_be_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        experiment(**changes)

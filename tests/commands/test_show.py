@@ -191,6 +191,8 @@ def test_after_one_nudged_step_the_output_differs_by_what_it_lacks(beta: float) 
 
 
 def test_one_step_later_the_nudge_has_not_reached_the_layer_below(exact: PrimitiveModel) -> None:
+    if isinstance(exact, LayeredNetwork) and exact.graph.names:
+        pytest.skip("in a graph there need be no layer that is the one below")
     x, y = torch.rand(2, 4).double(), torch.rand(2, 3).double()
     one = phases(exact, x, y, free_steps=3000, nudged_steps=1, beta=0.5)
     two = phases(exact, x, y, free_steps=3000, nudged_steps=2, beta=0.5)

@@ -1,7 +1,7 @@
 """A learning rule that moves the weights itself moves them as plain gradient descent would."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
 import pytest
@@ -140,6 +140,11 @@ def moved(model: ConvergentModel, before: dict[str, Tensor]) -> set[str]:
     return {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
 
 
+def in_the_dynamics(names: Iterable[str]) -> set[str]:
+    """All but those of a readout, on which no contrast depends."""
+    return {name for name in names if not name.startswith("readout.")}
+
+
 @pytest.mark.parametrize("scale", [1.0, -3.0])
 def test_it_moves_every_parameter_at_its_rate_along_the_gradient_of_the_contrast(
     model: ConvergentModel, batch: Batch, scale: float
@@ -151,7 +156,7 @@ def test_it_moves_every_parameter_at_its_rate_along_the_gradient_of_the_contrast
     model.learning_rule(x, rates)(*states, scale)
     by_optimizer(expected, x, states, scale, rates)
     agree(model, expected)
-    assert moved(model, before) == set(rates), "or the claim is empty"
+    assert moved(model, before) == in_the_dynamics(rates), "or the claim is empty"
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -170,7 +175,7 @@ def test_it_leaves_alone_what_has_no_rate_or_is_frozen(
             trained.learning_rule(x, rates)(*states, 0.7)
             by_optimizer(expected, x, states, 0.7, others)
             agree(trained, expected)
-            assert moved(trained, before) == set(others)
+            assert moved(trained, before) == in_the_dynamics(others)
 
 
 @given(

@@ -61,9 +61,10 @@ class Alone(NamedTuple):
 
     def limits(self, of: int, tolerance: float, ahead: bool) -> list[float]:
         """What a sample may move by in every step: ε · tolerance, and of what a nudge will do."""
-        missed = [
-            float((self.model.output(s) - self.target[of]).abs().max()) for s in self.paths[of][1:]
+        pulls = [
+            self.model.pull(s, self.model.output(s) - self.target[of]) for s in self.paths[of][1:]
         ]
+        missed = [float(pull.abs().max()) for pull in pulls]
         effects = [0.1 * min(1.0, BETA * max(0.01, e)) if ahead else 1.0 for e in missed]
         return [tolerance * self.model.epsilon * effect for effect in effects]
 
@@ -85,7 +86,8 @@ def alone(name: str, nudged: bool) -> Alone:
             path = [tuple(s[of : of + 1] for s in start)]
             for _ in range(LONGEST):
                 s = path[-1]
-                force = -BETA * (model.output(s) - target[of : of + 1]) if nudged else None
+                missed = model.output(s) - target[of : of + 1]
+                force = -BETA * model.pull(s, missed) if nudged else None
                 path.append(model.step(model.drive(x[of : of + 1]), s, force))
             paths.append(path)
             moved.append(
@@ -142,7 +144,7 @@ def test_alone_or_in_any_company_a_sample_ends_at_the_first_check_at_which_it_re
     force: dict[str, Any] = {
         "none": None,
         "divisible": Nudge(SquaredError(), target, BETA),
-        "of one's own": lambda state: -BETA * (model.output(state) - target),
+        "of one's own": lambda state: -BETA * model.pull(state, model.output(state) - target),
     }
     found = relax(
         model,

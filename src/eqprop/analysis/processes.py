@@ -13,7 +13,8 @@ EP starts its nudged phase at s_*, the end of a free phase of T transitions. BPT
 last K of the same T transitions, each with its own copy of θ; the copy θ_{T−t} is the one that
 leads to s_{T−t}, and L is the batch mean of ℓ. For a primitive function, the contrast is
 Φ(s_{t+1}) − Φ(s_t), so Σ_t Δ_θ(t) telescopes to the update of EP, as Σ_t ∇_θ(t) is the gradient of
-truncated BPTT.
+truncated BPTT. What a readout learns is all in the step t = 0, as its last copy alone is seen by ℓ;
+in EP it is ∂ℓ/∂θ(s_t) − ∂ℓ/∂θ(s_{t+1}), at t = 0 without the former.
 
 Theorem 1: if s_* held during those K transitions, then Δ_s(t) = −∇_s(t) and Δ_θ(t) = −∇_θ(t) for
 every t, as β → 0: the error is O(β), or O(β²) where the processes of +β and −β are averaged
@@ -237,7 +238,7 @@ def _nudged(
     parameters = {name: p.new_empty((steps, *p.shape)) for name, p in present.items()}
     # Frozen parameters leave the drive as it is; moving ones may change it in every step.
     drive = model.drive(x) if rates is None else None
-    state = free.state
+    state, read = free.state, dict[str, Tensor]()
     # What an activation holds would have to be asked of another field in every step.
     seen = free.holding in ("clip", "rho")
     crossed = tuple(torch.zeros_like(of) for of in free.held) if seen else ()
@@ -247,6 +248,10 @@ def _nudged(
             before, state = next(transitions(model, at, state, 1, nudge=nudge))
             anchor = free.state if rates is None else before
             gradients = model.contrast_gradients(x, before, state, anchor, 1 / beta)
+            reads = model.readout_gradients(cost, state, target)
+            for name, gradient in reads.items():
+                gradients[name] = read.get(name, 0.0) - gradient
+            read = reads
         for recorded, old, new in zip(states, before, state, strict=True):
             recorded[t] = (new - old) / (model.epsilon * beta)
         if seen:
@@ -309,7 +314,8 @@ def bptt_process(
             # Where nothing that is differentiated leads to a layer, it still has a gradient itself.
             state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in state)
             path.append(state)
-        loss = cost(model.output(state), target).sum()
+        with standing_in(model, copies[-1]):
+            loss = cost(model.output(state), target).sum()
         if not loss.requires_grad:
             raise ValueError("cost: expected a function of the output that autograd can follow")
         # By samples, the sum gives each its own; by parameters, the mean is asked for.

@@ -5,7 +5,9 @@ from .activations import Activation as Activation
 from .activations import Rho as Rho
 from .activations import as_activation as as_activation
 from .costs import Cost as Cost
+from .costs import CrossEntropy as CrossEntropy
 from .costs import SquaredError as SquaredError
+from .costs import Weighted as Weighted
 from .costs import cost_gradient as cost_gradient
 from .costs import require_cost as require_cost
 from .costs import require_differentiable as require_differentiable

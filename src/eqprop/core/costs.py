@@ -5,16 +5,19 @@ what nudges the network: in the nudged phase the output layer receives the force
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
-from eqprop.core.sizes import described
+from eqprop.core.sizes import described, require_number
 
 __all__ = [
     "Cost",
+    "CrossEntropy",
     "SquaredError",
+    "Weighted",
     "cost_gradient",
     "require_cost",
     "require_differentiable",
@@ -95,12 +98,93 @@ class SquaredError(Cost):
         return 0.5 * self.gradient(output, target).square().flatten(1).sum(1)
 
     def gradient(self, output: Tensor, target: Tensor) -> Tensor:
-        if output.shape != target.shape:
-            raise ValueError(
-                f"target: expected the shape of the output, {tuple(output.shape)}, "
-                f"got {tuple(target.shape)}"
-            )
+        _require_same_shape(output, target)
         return output - target
+
+
+@final
+class CrossEntropy(Cost):
+    """ℓ = −(1/scale) Σ_c y_c log p_c, p = softmax(scale · ŷ).
+
+    y is one-hot, or any probabilities. Its gradient is Σ_c y_c · p − y, of the size of that of the
+    squared error whatever the scale.
+
+    Args:
+        scale: by what the outputs are multiplied before the softmax. Outputs that are kept in
+            [0, 1], as those of most ρ are, differ by 1 at most: without a scale of about 10 no
+            class can be likelier than e times another one, and the gradient never falls to 0. A
+            readout needs none.
+
+    Raises:
+        TypeError: a scale that is no number.
+        ValueError: one that is not above 0, or output and target of different shapes.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = require_number("scale", scale)
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"scale: expected a finite number > 0, got {scale}")
+
+    def __repr__(self) -> str:
+        return f"CrossEntropy(scale={self.scale:g})"
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        _require_same_shape(output, target)
+        logs = (output * self.scale).log_softmax(1)
+        return (target * logs).flatten(1).sum(1) / -self.scale
+
+    def gradient(self, output: Tensor, target: Tensor) -> Tensor:
+        _require_same_shape(output, target)
+        probabilities = (output * self.scale).softmax(1)
+        return target.sum(1, keepdim=True) * probabilities - target
+
+
+@final
+class Weighted(Cost):
+    """w · ℓ, the weight of a sample that of its class, w = Σ_c w_c y_c, for one-hot y.
+
+    Args:
+        cost: ℓ.
+        weights: w_c, one for each class; 1 leaves a class as it is.
+
+    Raises:
+        ValueError: no weights, or some that are negative or not finite; a target of another number
+            of classes.
+    """
+
+    def __init__(self, cost: Cost, weights: Sequence[float]) -> None:
+        require_cost(cost)
+        self.cost = cost
+        self.weights = tuple(require_number("weights", weight) for weight in weights)
+        if not self.weights or not all(0 <= w < float("inf") for w in self.weights):
+            raise ValueError(
+                f"weights: expected finite numbers of at least 0, one for each class, got {weights}"
+            )
+
+    def __repr__(self) -> str:
+        return f"Weighted({self.cost!r}, {self.weights})"
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        return self.cost(output, target) * self._of(target)
+
+    def gradient(self, output: Tensor, target: Tensor) -> Tensor:
+        return self.cost.gradient(output, target) * self._of(target).unsqueeze(1)
+
+    def _of(self, target: Tensor) -> Tensor:
+        if target.dim() != 2 or target.shape[1] != len(self.weights):
+            raise ValueError(
+                f"target: expected {len(self.weights)} classes, as there are weights, got "
+                f"{tuple(target.shape[1:])}"
+            )
+        return target @ target.new_tensor(self.weights)
+
+
+def _require_same_shape(output: Tensor, target: Tensor) -> None:
+    if output.shape != target.shape:
+        raise ValueError(
+            f"target: expected the shape of the output, {tuple(output.shape)}, "
+            f"got {tuple(target.shape)}"
+        )
 
 
 def cost_gradient(cost: Cost, output: Tensor, target: Tensor) -> Tensor:

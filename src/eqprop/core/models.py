@@ -6,7 +6,8 @@ receives a force −β ∂ℓ/∂s, added outside the activation::
 
     s_{t+1} = clip(σ(f(x, s_t, θ)) + ε · force)
 
-with a field f, and optionally an activation σ, a time step ε and clipping.
+with a field f, and optionally an activation σ, a time step ε and clipping. Or the nudge acts
+*inside* the activation, σ(f + ε · force).
 
 =======================  ==================================================  ===================
 kind                     what a user writes                                  field f
@@ -27,22 +28,30 @@ Every model gives one scalar per sample whose θ-gradient is its local learning 
 both divided by ε, so that Δθ = (1/β) ∂/∂θ contrast with β the continuous-time one (for ε = 1,
 the discrete one).
 
+What the network says, ŷ, is the output layer itself, or what a *readout* makes of it outside of the
+dynamics, such as ŷ = W s^N + b. A readout feels no nudge itself; its vjp hands −β ∂ℓ/∂ŷ on to the
+output layer, −β Wᵀ ∂ℓ/∂ŷ. Together they are the primitive function Φ_β = Φ − β ℓ(ŷ, y), so that W
+learns by the same difference, (1/β) ∂/∂W (Φ_β(s_*^β) − Φ_0(s_*)) = −∂ℓ/∂W at s_*^β, and by the mean
+of both where the nudge is symmetric.
+
 Source: Ernoult et al., "Updates of Equilibrium Prop Match Gradients of Backprop Through Time in an
 RNN with Static Input", https://arxiv.org/abs/1905.13633; "Equilibrium
-Propagation with Continual Weight Updates", https://arxiv.org/abs/2005.04168, for vector fields.
+Propagation with Continual Weight Updates", https://arxiv.org/abs/2005.04168, for vector fields;
+Laborieux et al., https://arxiv.org/abs/2006.03824, for readouts and nudges inside the activation.
 """
 
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from eqprop.core.activations import Rho, as_activation
-from eqprop.core.costs import require_per_sample
+from eqprop.core.costs import Cost, require_per_sample
 from eqprop.core.derivative import derivative
 from eqprop.core.sizes import described, require_number, require_whole
 
@@ -50,6 +59,7 @@ __all__ = [
     "ConvergentModel",
     "EnergyModel",
     "LearningRule",
+    "NudgePlace",
     "PrimitiveModel",
     "State",
     "VectorFieldModel",
@@ -60,6 +70,12 @@ __all__ = [
 
 State = tuple[Tensor, ...]
 """One tensor (B, …) per layer, input side first, the output layer last."""
+
+NudgePlace = Literal["outside", "inside"]
+"""Whether a nudge is added to what the activation gives, or to what it is given."""
+
+_READOUT = "readout."
+"""What the names of the parameters of a readout begin with."""
 
 _HALVES = {torch.bfloat16, torch.float16}
 
@@ -78,11 +94,21 @@ class ConvergentModel(nn.Module, ABC):
         activation: σ; none makes the transition the field itself.
         epsilon: the time step ε > 0 by which a nudging force is multiplied; 1 in discrete time.
         clip: the interval every state is kept in; none leaves it free.
+        readout: what makes ŷ of the output layer, (B, units) whatever its shape, outside of the
+            dynamics; none for the output layer itself.
+        nudge: whether a nudge acts outside or inside the activation.
 
     Raises:
-        TypeError: a time step, or an end of the interval, that is no number.
-        ValueError: no layer, an empty layer, ε ≤ 0, an empty interval, an unknown activation.
+        TypeError: a time step, or an end of the interval, that is no number; a readout that is no
+            module.
+        ValueError: no layer, an empty layer, ε ≤ 0, an empty interval, an unknown activation, a
+            readout that does not fit the output layer.
     """
+
+    readout: nn.Module
+    """There only if ``has_readout``; whatever else a model calls so is its own affair."""
+
+    has_readout = False
 
     def __init__(
         self,
@@ -92,6 +118,8 @@ class ConvergentModel(nn.Module, ABC):
         activation: Rho | None = None,
         epsilon: float = 1.0,
         clip: tuple[float, float] | None = None,
+        readout: nn.Module | None = None,
+        nudge: NudgePlace = "outside",
     ) -> None:
         super().__init__()
         self.shapes = tuple(
@@ -109,26 +137,79 @@ class ConvergentModel(nn.Module, ABC):
             raise ValueError(f"epsilon: expected a time step > 0, got {epsilon}")
         self.activation = None if activation is None else as_activation(activation)
         self.clip = None if clip is None else _interval(clip)
+        if nudge not in get_args(NudgePlace):
+            raise ValueError(
+                f"nudge: expected one of {', '.join(get_args(NudgePlace))}, got {nudge!r}"
+            )
+        self.nudge_place: NudgePlace = nudge
+        self.has_readout = readout is not None
+        self._read_shape: tuple[int, ...] = ()
+        if readout is not None:
+            units = sum(map(math.prod, self.shapes[-self.outputs :]))
+            self._read_shape = _shape_read(readout, units)
+            self.readout = readout
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """The shape of ŷ, without the batch."""
+        if self.has_readout:
+            return self._read_shape
         if self.outputs == 1:
             return self.shapes[-1]
         return (sum(map(math.prod, self.shapes[-self.outputs :])),)
 
     def output(self, state: State) -> Tensor:
-        """ŷ, what the network says in this state, (B, …): the output layer."""
+        """ŷ, what the network says in this state, (B, …): of the output layer, or of the readout
+        that looks at it."""
+        units = self._output_units(state)
+        return self.readout(units.flatten(1)) if self.has_readout else units
+
+    def _output_units(self, state: State) -> Tensor:
         if self.outputs == 1:
             return state[-1]
         return torch.cat([layer.flatten(1) for layer in state[-self.outputs :]], 1)
+
+    def pull(self, state: State, gradient: Tensor) -> Tensor:
+        """∂ℓ/∂s of the output layer from ∂ℓ/∂ŷ: handed back through the readout, if there is one.
+
+        Raises:
+            ValueError: a readout through which autograd finds no way back.
+        """
+        if not self.has_readout:
+            return gradient
+        if type(self.readout) is nn.Linear and not parametrize.is_parametrized(self.readout):
+            return gradient @ self.readout.weight
+        return derivative(self.readout, (self._output_units(state).flatten(1),), gradient)[0]
+
+    def readout_gradients(
+        self, cost: Cost, state: State, target: Tensor, only: Container[str] | None = None
+    ) -> dict[str, Tensor]:
+        """∂/∂θ of the batch mean of ℓ(ŷ, y) in this state, for the parameters of the readout.
+
+        Nothing if there is none. By the names that they have in the model.
+        """
+        if not self.has_readout:
+            return {}
+        names = {
+            name: p
+            for name, p in self.named_parameters()
+            if name.startswith(_READOUT) and p.requires_grad and (only is None or name in only)
+        }
+        if not names:
+            return {}
+        torch.clear_autocast_cache()
+        with torch.enable_grad():
+            mean = cost(self.output(tuple(layer.detach() for layer in state)), target).mean()
+            gradients = torch.autograd.grad(mean, list(names.values()), materialize_grads=True)
+        return own_memory(dict(zip(names, gradients, strict=True)))
 
     def forces(self, force: Tensor | None) -> dict[int, Tensor]:
         """What pulls at each output layer, by its number, of what pulls at ŷ."""
         if force is None:
             return {}
         if self.outputs == 1:
-            return {len(self.shapes) - 1: force}
+            # A readout sees, and pulls at, all units in one row.
+            return {len(self.shapes) - 1: force.view(len(force), *self.shapes[-1])}
         shapes = self.shapes[-self.outputs :]
         parts = force.split([math.prod(shape) for shape in shapes], 1)
         first = len(self.shapes) - self.outputs
@@ -151,6 +232,8 @@ class ConvergentModel(nn.Module, ABC):
             "shapes": self.shapes,
             "activation": None if self.activation is None else self.activation.name,
             "clip": self.clip,
+            **({"readout": str(self.readout)} if self.has_readout else {}),
+            **({} if self.nudge_place == "outside" else {"nudge": self.nudge_place}),
         }
 
     def require_intact(self) -> None:
@@ -251,7 +334,7 @@ class ConvergentModel(nn.Module, ABC):
         """One transition; ``force``, −β ∂ℓ/∂s (B, …), nudges the output layer."""
         field = self.field(drive, state)
         try:
-            if self.outputs == 1:
+            if self.outputs == 1 and not self.has_readout:
                 *hidden, output = field
                 return (*(self.advance(layer) for layer in hidden), self.advance(output, force))
             forces = self.forces(force)
@@ -268,10 +351,13 @@ class ConvergentModel(nn.Module, ABC):
             ) from None
 
     def advance(self, field: Tensor, force: Tensor | None = None) -> Tensor:
-        """clip(σ(field) + ε · force): the next state of a layer from its field."""
+        """clip(σ(field) + ε · force): the next state of a layer from its field; a force that acts
+        inside is added to the field."""
         if field.dtype in _HALVES and torch.is_autocast_enabled(field.device.type):
             # EP lives on small differences of states: products may be rough, they may not.
             field = field.float()
+        if force is not None and self.nudge_place == "inside":
+            field, force = torch.add(field, force, alpha=self.epsilon), None
         after = field if self.activation is None else self.activation(field)
         if force is not None:
             after = torch.add(after, force, alpha=self.epsilon)
@@ -295,7 +381,10 @@ class ConvergentModel(nn.Module, ABC):
         torch.clear_autocast_cache()
         with torch.enable_grad():
             mean = self.contrast(x, before, after, anchor).mean() * scale
-        return parameter_gradients(self, (mean,), only=only)
+        found = parameter_gradients(self, (mean,), only=only)
+        if not self.has_readout:
+            return found
+        return {name: g for name, g in found.items() if not name.startswith(_READOUT)}
 
     def learning_rule(self, x: Tensor, rates: Mapping[str, float]) -> "LearningRule":
         """What moves the parameters: θ ← θ + η · scale · ∂/∂θ of the batch mean of the contrast.
@@ -307,7 +396,11 @@ class ConvergentModel(nn.Module, ABC):
         Returns:
             A function of before, after, anchor and the scale, 1/β.
         """
-        parameters = {name: p for name, p in self.named_parameters() if name in rates}
+        parameters = {
+            name: p
+            for name, p in self.named_parameters()
+            if name in rates and not (self.has_readout and name.startswith(_READOUT))
+        }
 
         @torch.no_grad()
         def learn(before: State, after: State, anchor: State, scale: float) -> None:
@@ -323,6 +416,7 @@ class ConvergentModel(nn.Module, ABC):
         rho = "" if self.activation is None else f", ρ={self.activation.name}"
         clip = "none" if self.clip is None else "[{:g}, {:g}]".format(*self.clip)
         outputs = f", outputs={self.outputs}" * (self.outputs > 1)
+        outputs += ", nudge=inside" * (self.nudge_place == "inside")
         return f"layers=[{layers}]{outputs}{rho}, ε={self.epsilon:g}, clip={clip}"
 
     def layer_name(self, index: int) -> str:
@@ -430,6 +524,27 @@ class VectorFieldModel(ConvergentModel):
             (f * (a - b)).flatten(1).sum(1) for f, a, b in zip(field, after, before, strict=True)
         )
         return torch.stack(tuple(products)).sum(0) / self.epsilon
+
+
+def _shape_read(readout: nn.Module, units: int) -> tuple[int, ...]:
+    """The shape of what a readout makes of the output layer, without the batch."""
+    if not isinstance(readout, nn.Module):
+        raise TypeError(
+            f"readout: expected a module such as nn.Linear({units}, 10), got {described(readout)}"
+        )
+    like = next((p for p in readout.parameters() if p.is_floating_point()), torch.empty(0))
+    try:
+        with torch.no_grad():
+            said = readout(like.new_zeros(1, units))
+    except RuntimeError as error:
+        raise ValueError(
+            f"readout: expected one that takes the {units} units of the output layer, (B, {units})"
+            f", got {readout}, which says: {str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(said, Tensor) or said.dim() < 2 or len(said) != 1:
+        got = tuple(said.shape) if isinstance(said, Tensor) else described(said)
+        raise ValueError(f"readout: expected what it says of every sample, (B, …), got {got}")
+    return tuple(said.shape[1:])
 
 
 def _interval(clip: object) -> tuple[float, float]:

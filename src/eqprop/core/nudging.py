@@ -58,7 +58,7 @@ class Nudge:
             )
 
     def __call__(self, state: State) -> Tensor:
-        return self._gradient(state) * -self.beta
+        return self._pull(state) * -self.beta
 
     def effect(self, state: State) -> Tensor:
         """About how far it moves the layers below the output, (B,): a tenth of max |β ∂ℓ/∂ŷ|.
@@ -66,13 +66,15 @@ class Nudge:
         From a thousandth of |β|, where there is nothing left to learn, to a tenth of what a state
         of [0, 1] can move by.
         """
-        strongest = self._gradient(state).abs().flatten(1).amax(1)
+        strongest = self._pull(state).abs().flatten(1).amax(1)
         return _BELOW * (strongest.clamp(min=_LEARNT) * abs(self.beta)).clamp(max=1.0)
 
-    def _gradient(self, state: State) -> Tensor:
-        """∂ℓ/∂ŷ."""
-        output = state[-1] if self.model is None else self.model.output(state)
-        return cost_gradient(self.cost, output, self.target)
+    def _pull(self, state: State) -> Tensor:
+        """∂ℓ/∂s of the output layer: ∂ℓ/∂ŷ, handed back through the readout if there is one."""
+        if self.model is None:
+            return cost_gradient(self.cost, state[-1], self.target)
+        gradient = cost_gradient(self.cost, self.model.output(state), self.target)
+        return self.model.pull(state, gradient)
 
     def of(self, model: ConvergentModel) -> "Nudge":
         """The same on the output of this model, unless it is of another one already."""

@@ -5,6 +5,9 @@ The free phase is that of EP. In the nudged phase every transition is followed b
     s_{t+1} = F(x, s_t, θ_t) − β ∂ℓ/∂s(s_t, y)
     θ_{t+1} = θ_t + (η/β) ∂/∂θ contrast(before = s_t, after = s_{t+1}, anchor = s_t)
 
+The weights of a readout, which feel no dynamics, move by −η (∂ℓ/∂θ(s_{t+1}) − ∂ℓ/∂θ(s_t)), in the
+first step by −η ∂ℓ/∂θ(s_1): what they see of −β ℓ in Φ_β.
+
 A synapse needs the present and the last state of its two neurons, nothing earlier: the rule is
 local in space and in time. For a primitive function it is the difference of ∂Φ/∂θ between
 s_{t+1} and s_t; with a vector field it is C-VF. With the weights frozen the updates sum to that
@@ -120,7 +123,8 @@ class ContinualEP(Estimator):
         if plain and isinstance(model, DefersUpdates):
             deferred = model.defer(x, rates)
         waiting = frozenset[str]() if deferred is None else deferred.parameters & rates.keys()
-        learn = self._rule(model, x, rates, rates.keys() - waiting, plain=plain)
+        reading = _Reading(model, self.cost, target, rates.keys())
+        learn = self._rule(model, x, rates, rates.keys() - waiting, plain=plain, reading=reading)
 
         def update(before: State, after: State) -> Any:
             learn(before, after, before, 1 / beta)
@@ -159,16 +163,46 @@ class ContinualEP(Estimator):
         names: Collection[str],
         *,
         plain: bool,
+        reading: "_Reading | None" = None,
     ) -> LearningRule:
         """What moves these parameters: the rule itself under plain descent, else the optimizer."""
-        if plain:
-            return model.learning_rule(x, {name: rates[name] for name in names})
         parameters = dict(model.named_parameters())
+        if plain:
+            rule = model.learning_rule(x, {name: rates[name] for name in names})
+            if reading is None or not model.has_readout:
+                return rule
+
+            def learn_both(before: State, after: State, anchor: State, scale: float) -> None:
+                rule(before, after, anchor, scale)
+                for name, gradient in reading.step(after).items():
+                    parameters[name].add_(gradient, alpha=-rates[name])
+
+            return learn_both
 
         def learn(before: State, after: State, anchor: State, scale: float) -> None:
             gradients = model.contrast_gradients(x, before, after, anchor, -scale, names)
+            if reading is not None:
+                gradients |= reading.step(after)
             for name, gradient in gradients.items():
                 parameters[name].grad = gradient
             self.optimizer.step()
 
         return learn
+
+
+class _Reading:
+    """What a readout learns in every nudged step: ∂ℓ/∂θ there, less what it was a step before."""
+
+    def __init__(
+        self, model: ConvergentModel, cost: Cost, target: Tensor, names: Collection[str]
+    ) -> None:
+        self._of = model, cost, target, names
+        self._before: dict[str, Tensor] = {}
+
+    def step(self, state: State) -> dict[str, Tensor]:
+        """The gradients of this step, which sum to those of the last state."""
+        model, cost, target, names = self._of
+        now = model.readout_gradients(cost, state, target, names)
+        moved = {name: g - self._before.get(name, 0.0) for name, g in now.items()}
+        self._before = now
+        return moved

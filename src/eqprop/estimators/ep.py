@@ -15,6 +15,7 @@ Source: Scellier and Bengio, https://arxiv.org/abs/1602.05179; 1905.13633; symme
 nudging: Laborieux et al., https://arxiv.org/abs/2006.03824.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final, get_args
 
@@ -112,14 +113,34 @@ class EquilibriumPropagation(Estimator):
             )
         # Two points on the line of β: (0, β) one-sided, (−β, +β) symmetric.
         points = [(0.0, free.state), *zip(betas, (phase.state for phase in nudged), strict=True)]
-        (lower, before), (upper, after) = points[-2:]
+        compared = points[-2:]
+        (lower, before), (upper, after) = compared
         scale = 1 / (upper - lower)
+        read = self._readout(model, compared, target)
         if self.optimizer is not None and is_plain_descent(self.optimizer):
-            learn = model.learning_rule(x, learning_rates(model, self.optimizer))
-            learn(before, after, free.state, scale)
+            rates = learning_rates(model, self.optimizer)
+            model.learning_rule(x, rates)(before, after, free.state, scale)
+            parameters = dict(model.named_parameters()) if read else {}
+            for name in read.keys() & rates.keys():
+                parameters[name].add_(read[name], alpha=-rates[name])
         else:
-            accumulate(model, model.contrast_gradients(x, before, after, free.state, -scale))
+            gradients = model.contrast_gradients(x, before, after, free.state, -scale)
+            accumulate(model, gradients | read)
         return Estimate(free, tuple(nudged))
+
+    def _readout(
+        self, model: ConvergentModel, points: Sequence[tuple[float, State]], target: Tensor
+    ) -> dict[str, Tensor]:
+        """(β₂ ∂ℓ/∂θ(s₂) − β₁ ∂ℓ/∂θ(s₁)) / (β₂ − β₁) for the readout, if there is one."""
+        found: dict[str, Tensor] = {}
+        if not model.has_readout:
+            return found
+        (lower, before), (upper, after) = points
+        for weight, state in ((-lower, before), (upper, after)):
+            if weight:
+                for name, g in model.readout_gradients(self.cost, state, target).items():
+                    found[name] = found.get(name, 0.0) + g * (weight / (upper - lower))
+        return found
 
     def _betas(self, generator: torch.Generator | None) -> list[float]:
         if self.nudging == "symmetric":

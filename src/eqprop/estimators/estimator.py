@@ -41,8 +41,8 @@ class Estimate:
     """What an estimator did, besides filling ``.grad``.
 
     Attributes:
-        free: the free phase; ``free.state[-1]`` is the network's prediction before the update. No
-            estimator keeps a graph behind it: ``.numpy()`` does.
+        free: the free phase; ``model.output(free.state)`` is the network's prediction before the
+            update. No estimator keeps a graph behind it: ``.numpy()`` does.
         nudged: the nudged phases, none for estimators without them.
     """
 
@@ -112,7 +112,8 @@ class Estimator(ABC):
                 "generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), "
                 f"got {described(generator)}"
             )
-        found = self.estimate(model, x, target, generator)
+        # What a target was made of learns nothing from it.
+        found = self.estimate(model, x, target.detach(), generator)
         if not isinstance(found, Estimate):
             raise TypeError(
                 f"{type(self).__name__}.estimate: expected an Estimate, such as Estimate(free), "
@@ -152,7 +153,7 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
         raise ValueError(
             f"x, target: expected as many samples, at least one, got {len(x)} and {len(target)}"
         )
-    if not (math.isfinite(target.sum()) or target.isfinite().all()):
+    if not (math.isfinite(target.detach().sum()) or target.isfinite().all()):
         sample = int((~target.isfinite()).flatten(1).any(1).nonzero()[0])
         raise ValueError(f"target: expected finite numbers, got nan or inf in sample {sample}")
     if torch.is_inference_mode_enabled():

@@ -87,7 +87,8 @@ class RecurrentBackprop(Estimator):
             state = tuple(layer.detach().requires_grad_() for layer in free.state)
             _, after = next(transitions(model, drive, state, 1))
         adjoint = self._adjoint(model, free, state, after, target)
-        accumulate(model, parameter_gradients(model, after, adjoint))
+        gradients = parameter_gradients(model, after, adjoint)
+        accumulate(model, gradients | model.readout_gradients(self.cost, free.state, target))
         return Estimate(free)
 
     def _adjoint(
@@ -100,7 +101,7 @@ class RecurrentBackprop(Estimator):
     ) -> tuple[Tensor, ...]:
         """λ = Jᵀ λ + ∂L/∂s, from one graph of one transition."""
         gradient = cost_gradient(self.cost, model.output(free.state), target) / len(target)
-        pulls = model.forces(gradient)
+        pulls = model.forces(model.pull(free.state, gradient))
         source = tuple(pulls.get(i, torch.zeros_like(layer)) for i, layer in enumerate(state))
         adjoint = source
         moved, size, taken = torch.tensor(0.0), torch.tensor(0.0), 0

@@ -61,7 +61,7 @@ from torch import Tensor, nn
 
 from eqprop.core.activations import Rho
 from eqprop.core.derivative import derivative
-from eqprop.core.models import ConvergentModel, LearningRule, State, own_memory
+from eqprop.core.models import ConvergentModel, LearningRule, NudgePlace, State, own_memory
 from eqprop.core.powers import DeferredUpdates
 from eqprop.core.sizes import require_number
 from eqprop.networks.connections.connection import (
@@ -95,7 +95,8 @@ class LayeredNetwork(ConvergentModel):
         connections: a chain, input side first, each fitting on the one below; or the edges of a
             graph, (lower layer, connection, upper layer) each, see :mod:`eqprop.networks.graph`.
         updates: which layers a step updates at once, see :data:`Updates`.
-        activation, epsilon, clip: as for :class:`~eqprop.core.models.ConvergentModel`.
+        activation, epsilon, clip, readout, nudge: as for
+            :class:`~eqprop.core.models.ConvergentModel`.
 
     Raises:
         TypeError: what is no connection.
@@ -111,6 +112,8 @@ class LayeredNetwork(ConvergentModel):
         activation: Rho | None = None,
         epsilon: float = 1.0,
         clip: tuple[float, float] | None = None,
+        readout: nn.Module | None = None,
+        nudge: NudgePlace = "outside",
     ) -> None:
         graph, chain = graph_of(connections)
         for connection in chain:
@@ -126,8 +129,13 @@ class LayeredNetwork(ConvergentModel):
             activation=activation,
             epsilon=epsilon,
             clip=clip,
+            readout=readout,
+            nudge=nudge,
         )
         self.connections = nn.ModuleList(chain)
+        if readout is not None:
+            # Parameters come in the order of the layers, input side first.
+            self._modules["readout"] = self._modules.pop("readout")
         self.graph = graph
         self.updates = updates
         self._seen = tuple(chain)
@@ -432,7 +440,8 @@ class LayeredNetwork(ConvergentModel):
                 name = f"connections.{index}.{of}"
                 if p.requires_grad and name in rates:
                     owned[-1][of] = rates[name]
-        if shared or len(rates) > sum(map(len, owned)):
+        read = sum(name.startswith("readout.") for name in rates) if self.has_readout else 0
+        if shared or len(rates) - read > sum(map(len, owned)):
             return super().learning_rule(x, rates)
         which = [index for index, own in enumerate(owned) if own]
 
@@ -448,9 +457,8 @@ class LayeredNetwork(ConvergentModel):
         """Those that are not in the connections alone; in most networks there are none."""
         if not self._parameters and len(self._modules) == 1:
             return []
-        return [
-            (name, p) for name, p in self.named_parameters() if not name.startswith("connections.")
-        ]
+        known = ("connections.", "readout.") if self.has_readout else "connections."
+        return [(name, p) for name, p in self.named_parameters() if not name.startswith(known)]
 
     def _other_gradients(
         self,
@@ -545,7 +553,8 @@ class LayeredNetwork(ConvergentModel):
         groups of their own.
 
         What is used twice learns at the rate of its first place. A network that has parameters
-        besides those of its connections takes one rate more, for them.
+        besides those of its connections takes one rate more, for them, and one that has a readout
+        another one, the last.
 
         Raises:
             TypeError: a rate that is no number.
@@ -557,6 +566,9 @@ class LayeredNetwork(ConvergentModel):
         if others := [p for _, p in self._parameters_elsewhere()]:
             owners.append(others)
             besides = ", then one for the network's other parameters"
+        if self.has_readout and (read := list(self.readout.parameters())):
+            owners.append(read)
+            besides += ", then one for the readout"
         several = not isinstance(learning_rates, Real)
         if not several or len(learning_rates) != len(owners):
             raise ValueError(

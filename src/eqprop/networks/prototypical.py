@@ -2,10 +2,10 @@ r"""Prototypical networks: discrete time, fast, approximate."""
 
 from typing import final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from eqprop.core.activations import Rho
-from eqprop.core.models import State
+from eqprop.core.models import NudgePlace, State
 from eqprop.networks.graph import Edges
 from eqprop.networks.layered import LayeredNetwork, Updates
 
@@ -16,7 +16,8 @@ __all__ = ["PrototypicalNetwork"]
 class PrototypicalNetwork(LayeredNetwork):
     """s ← ρ(∂Φ/∂s) + force, Φ = Σ_l sˡ⁺¹ · up_l(sˡ): discrete time, fast, approximate.
 
-    The nudging force is added outside ρ. The learning rule is that of Φ, with no ρ′.
+    The nudging force is added outside ρ, unless asked for inside. The learning rule is that of Φ,
+    with no ρ′.
 
     Args:
         connections: a chain, input side first, see
@@ -25,8 +26,12 @@ class PrototypicalNetwork(LayeredNetwork):
             :mod:`eqprop.networks.graph`.
         rho: a name, an :class:`~eqprop.core.activations.Activation` or a callable.
         updates: ``synchronous``, as published, or ``alternating``, which settles in fewer steps.
+        readout: what makes ŷ of the output layer outside of the dynamics, such as
+            ``nn.Linear(512, 10)``; none for the output layer itself.
+        nudge: ``outside`` ρ, as published, or ``inside``, s^N ← ρ(∂Φ/∂s + force).
 
-    Source: https://arxiv.org/abs/1905.13633.
+    Source: https://arxiv.org/abs/1905.13633; readout, and nudge inside ρ:
+    https://arxiv.org/abs/2006.03824.
     """
 
     def __init__(
@@ -35,8 +40,10 @@ class PrototypicalNetwork(LayeredNetwork):
         rho: Rho = "scaled-sigmoid",
         *,
         updates: Updates = "synchronous",
+        readout: nn.Module | None = None,
+        nudge: NudgePlace = "outside",
     ) -> None:
-        super().__init__(connections, updates=updates, activation=rho)
+        super().__init__(connections, updates=updates, activation=rho, readout=readout, nudge=nudge)
 
     def rate(self, s: Tensor) -> Tensor:
         return s

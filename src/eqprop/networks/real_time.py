@@ -3,7 +3,7 @@ r"""Real-time networks: Euler's method on an energy."""
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eqprop.core.activations import Rho, as_activation
 from eqprop.core.models import State, half_square_norm
@@ -28,6 +28,8 @@ class RealTimeNetwork(LayeredNetwork):
         epsilon: the time step ε > 0.
         clip: the interval every state is kept in; none leaves it free.
         updates: ``synchronous``, as published, or ``alternating``, which settles in fewer steps.
+        readout: what makes ŷ of the output layer outside of the dynamics, such as
+            ``nn.Linear(512, 10)``; none for the output layer itself.
 
     Raises:
         ValueError: ρ′(0) = 0, as autograd has it for ``relu`` or ``hardtanh`` from 0 on: ρ′ stands
@@ -44,8 +46,9 @@ class RealTimeNetwork(LayeredNetwork):
         epsilon: float = 0.2,
         clip: tuple[float, float] | None = None,
         updates: Updates = "synchronous",
+        readout: nn.Module | None = None,
     ) -> None:
-        super().__init__(connections, updates=updates, epsilon=epsilon, clip=clip)
+        super().__init__(connections, updates=updates, epsilon=epsilon, clip=clip, readout=readout)
         self.rho = as_activation(rho)
         origin = torch.zeros(2, 2)
         try:

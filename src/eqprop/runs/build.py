@@ -7,16 +7,17 @@ from functools import partial
 from inspect import Parameter, signature
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from eqprop.core.costs import Cost
+from eqprop.core.costs import Cost, Weighted
 from eqprop.data.augmentation import Augmentation, random_flip, random_shift
 from eqprop.data.dataset import Dataset, load_dataset
 from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.estimators.estimator import Estimator
 from eqprop.networks.connections.chains import convolutional, untied
 from eqprop.networks.connections.connection import Connection
+from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
@@ -104,22 +105,43 @@ def build_network(
     """
     with enough_for(experiment), torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
-        connections = _connections(experiment, input_shape, classes)
-        gains = _per_layer(experiment.gains, len(connections))
-        for connection, gain in zip(connections, gains, strict=True):
-            for parameter in connection.parameters():
+        *connections, last = _connections(experiment, input_shape, classes)
+        readout = None if experiment.readout == "none" else _readout(experiment, last)
+        layers: list[nn.Module] = [*connections, last if readout is None else readout]
+        for layer, gain in zip(layers, _per_layer(experiment.gains, len(layers)), strict=True):
+            for parameter in layer.parameters():
                 parameter.data.mul_(gain)
+        if readout is None:
+            connections = [*connections, last]
         if experiment.output_bias is not None:
             _bias(connections[-1]).data.fill_(experiment.output_bias)
-        network = _network(experiment, connections)
+        network = _network(experiment, connections, readout)
         return network.to(torch_device(experiment), torch_dtype(experiment))
 
 
-def _network(experiment: Experiment, connections: Sequence[Connection]) -> LayeredNetwork:
+def _readout(experiment: Experiment, last: Connection) -> nn.Module:
+    """What reads the last hidden layer, with the weights that the output layer would have had."""
+    dense = last.upward if isinstance(last, Untied) else last
+    weights = dict(dense.named_parameters())
+    linear = nn.Linear(math.prod(last.lower_shape), math.prod(last.upper_shape))
+    for name, parameter in linear.named_parameters():
+        parameter.data.copy_(weights[name].data)
+    if experiment.readout == "softmax" and experiment.cost != "cross-entropy":
+        return nn.Sequential(linear, nn.Softmax(1))
+    return linear
+
+
+def _network(
+    experiment: Experiment, connections: Sequence[Connection], readout: nn.Module | None
+) -> LayeredNetwork:
     try:
         if experiment.network == "prototypical":
             return PrototypicalNetwork(
-                connections, experiment.activation, updates=experiment.updates
+                connections,
+                experiment.activation,
+                updates=experiment.updates,
+                readout=readout,
+                nudge=experiment.nudge,
             )
         return RealTimeNetwork(
             connections,
@@ -127,6 +149,7 @@ def _network(experiment: Experiment, connections: Sequence[Connection]) -> Layer
             epsilon=experiment.epsilon,
             clip=(0.0, 1.0) if experiment.clip else None,
             updates=experiment.updates,
+            readout=readout,
         )
     except ValueError as error:
         # An activation that another package has brought.
@@ -169,7 +192,11 @@ def _bias(connection: Connection) -> Tensor:
 
 def build_cost(experiment: Experiment) -> Cost:
     """ℓ."""
-    return COSTS.load(experiment.cost)()
+    factory = COSTS.load(experiment.cost)
+    if experiment.cost == "cross-entropy":
+        scale = experiment.output_scale or (10.0 if experiment.readout == "none" else 1.0)
+        factory = partial(factory, scale)
+    return Weighted(factory(), experiment.class_weights) if experiment.class_weights else factory()
 
 
 def build_estimator(experiment: Experiment, optimizer: torch.optim.Optimizer) -> Estimator:
@@ -204,11 +231,12 @@ def build_estimator(experiment: Experiment, optimizer: torch.optim.Optimizer) ->
 def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.optim.Optimizer:
     """The optimizer, with one learning rate and one weight decay per layer."""
     groups = network.parameter_groups(experiment.learning_rates, backward=experiment.backward_rate)
-    decays = _per_layer(experiment.weight_decay, len(network.chain))
+    layers: list[nn.Module] = [*network.chain, *([network.readout] if network.has_readout else [])]
+    decays = _per_layer(experiment.weight_decay, len(layers))
     decay_of = {
         id(p): decay
-        for connection, decay in zip(network.chain, decays, strict=True)
-        for p in connection.parameters()
+        for layer, decay in zip(layers, decays, strict=True)
+        for p in layer.parameters()
     }
     for group in groups:
         group["weight_decay"] = decay_of[id(group["params"][0])]

@@ -98,6 +98,13 @@ class Experiment(Settings):
         allowed=number("a finite number, or none", lambda _: True),
         since="0.1",
     )
+    readout: Literal["none", "linear", "softmax"] = _network(
+        "none",
+        "what the output is: the last layer, or what is read off the last hidden layer outside of "
+        "the dynamics, a linear function of it or the softmax of that, which cross-entropy takes "
+        "itself",
+        since="0.1",
+    )
     gains: tuple[float, ...] = _network(
         (1.0,),
         "by what the initial weights and biases are multiplied: one number for all layers, or one "
@@ -115,6 +122,25 @@ class Experiment(Settings):
     estimator: str = _estimator("ep", "how the gradient is estimated", choices=ESTIMATORS)
     cost: str = _estimator(
         "squared-error", "ℓ, what is to become small", choices=COSTS, since="0.1"
+    )
+    output_scale: float | None = _estimator(
+        None,
+        "by what cross-entropy multiplies the outputs before its softmax; none takes 1 with a "
+        "readout and 10 without, as outputs between 0 and 1 would hardly differ in it",
+        allowed=number("a finite number > 0, or none", lambda x: x > 0),
+        since="0.1",
+        metavar="SCALE",
+    )
+    class_weights: tuple[float, ...] = _estimator(
+        (),
+        "by what the cost of each class is multiplied, if not all count the same",
+        allowed=each("finite numbers >= 0", lambda x: 0 <= x < float("inf")),
+        since="0.1",
+    )
+    nudge: Literal["outside", "inside"] = _estimator(
+        "outside",
+        "where it acts in prototypical networks: added to what ρ gives, or to what ρ is given",
+        since="0.1",
     )
     free_steps: int = _estimator(20, "T, steps of the free phase", allowed=whole(1))
     nudged_steps: int = _estimator(
@@ -251,6 +277,21 @@ class Experiment(Settings):
                 f"one number, or {layers}, one per layer ({convolutions}hidden = "
                 f"{shown(self.hidden)}, and the output)",
             )
+        self.require(
+            "readout",
+            self.readout == "none" or layers > 1,
+            "none in a network without hidden layers, of which there would be none to read",
+        )
+        self.require(
+            "output_scale",
+            self.output_scale is None or self.cost == "cross-entropy",
+            "none, unless cost = cross-entropy",
+        )
+        self.require(
+            "nudge",
+            self.nudge == "outside" or self.network == "prototypical",
+            "outside in a real-time network, where no activation stands around the field",
+        )
         self.require(
             "momentum",
             not self.momentum or self.optimizer == "sgd",

@@ -1,11 +1,14 @@
 """What training is given has to fit together, and to have an effect."""
 
+import math
 import warnings
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eqprop.core.costs import Cost, CrossEntropy, Weighted
 from eqprop.core.fitting import require_input, require_model, require_unchanging
 from eqprop.core.models import ConvergentModel
 from eqprop.core.sizes import described
@@ -27,7 +30,8 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
             another one than the estimator's; dropout or batch normalisation in training mode.
 
     Warns:
-        UserWarning: parameters that the optimizer does not hold.
+        UserWarning: parameters that the optimizer does not hold; a cross-entropy of outputs that
+            are kept too close together for it.
     """
     model = require_model(model)
     for name, given, kind, such in (
@@ -51,6 +55,7 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
             f"optimizer: expected that of the estimator, a {type(own).__name__}, which takes the "
             "steps, got another one, which would do nothing; give the same to both"
         )
+    assert isinstance(estimator, Estimator)
     assert isinstance(optimizer, Optimizer)
     assert isinstance(data, Dataset)
     if model.output_shape != (data.classes,):
@@ -68,6 +73,7 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
             "optimizer: expected a parameter of the model that learns, got frozen ones alone; "
             "let some of them learn with requires_grad_(True)"
         )
+    _warn_of_narrow_outputs(model, estimator.cost)
     left = [n for n, p in model.named_parameters() if p.requires_grad and n not in rates]
     if left:
         warnings.warn(
@@ -75,6 +81,33 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
             "learn: were layers replaced after it was made? What is meant to stay, freeze with "
             "requires_grad_(False)",
             stacklevel=3,
+        )
+
+
+def _warn_of_narrow_outputs(model: ConvergentModel, cost: Cost) -> None:
+    """Say where a softmax cannot come near a one-hot target, so that its gradient never ends.
+
+    Outputs in an interval of width w give the likeliest of n classes e^{scale·w}/(e^{scale·w} + n −
+    1) at most.
+    """
+    cost = cost.cost if isinstance(cost, Weighted) else cost
+    if not isinstance(cost, CrossEntropy) or model.has_readout:
+        return
+    width = math.inf if model.clip is None else model.clip[1] - model.clip[0]
+    if model.activation is not None:
+        try:
+            low, high = model.activation(torch.tensor([-1e4, 1e4])).tolist()
+        except (RuntimeError, TypeError, ValueError):
+            return
+        width = min(width, high - low)
+    classes = math.prod(model.output_shape)
+    most = 1 / (1 + (classes - 1) * math.exp(-cost.scale * width))
+    if most < 0.9:
+        warnings.warn(
+            f"cost: expected outputs whose softmax can come near 1, got some kept in an interval "
+            f"of width {width:g}, of which it comes to {most:.2f} at most: learning would not "
+            f"end, and get worse. Take CrossEntropy(scale={10 / width:g}), or a readout",
+            stacklevel=4,
         )
 
 
