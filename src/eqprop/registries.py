@@ -174,6 +174,10 @@ ACTIVATIONS = Registry(
     {
         "scaled-sigmoid": ("eqprop.core.activations:SCALED_SIGMOID", "sigmoid(4x − 2)"),
         "hard-sigmoid": ("eqprop.core.activations:HARD_SIGMOID", "x, kept in [0, 1]"),
+        "half-hard-sigmoid": (
+            "eqprop.core.activations:HALF_HARD_SIGMOID",
+            "x/2, kept in [0, 1]",
+        ),
         "tanh": ("eqprop.core.activations:TANH", "tanh(x)"),
     },
 )
@@ -186,6 +190,9 @@ DATASETS = Registry(
         "mnist": ("eqprop.data.archives:MNIST", "28×28"),
         "fashion-mnist": ("eqprop.data.archives:FASHION_MNIST", "28×28"),
         "kmnist": ("eqprop.data.archives:KMNIST", "28×28"),
+        "cifar-10": ("eqprop.data.colour:CIFAR_10", "3×32×32"),
+        "cifar-100": ("eqprop.data.colour:CIFAR_100", "3×32×32, 100 classes"),
+        "svhn": ("eqprop.data.colour:SVHN", "3×32×32"),
     },
     {
         "npz:FILE": (

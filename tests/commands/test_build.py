@@ -511,3 +511,65 @@ def test_readouts_and_nudges_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         experiment(**changes)
+
+
+def test_links_are_connections_besides_those_of_the_chain() -> None:
+    changes: dict[str, Any] = {
+        "hidden": (7, 6),
+        "links": ("0-2", "1-1", "1-3"),
+        "learning_rates": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+        "gains": (1.0, 1.0, 1.0, 2.0, 1.0, 1.0),
+    }
+    of = experiment(**changes)
+    network = build_network(of, (64,), 10)
+    ends = [(-1, 0), (0, 1), (1, 2), (-1, 1), (0, 0), (0, 2)]
+    assert network.graph.ends == tuple(ends)
+    assert network.layer_name(0) == "layer 1"
+    groups = build_optimizer(of, network).param_groups
+    assert [group["lr"] for group in groups] == list(of.learning_rates)
+    for connection, group in zip(network.chain, groups, strict=True):
+        assert [*connection.parameters()] == group["params"]
+    # The chain is drawn first, so that its weights are those of the network without links.
+    plain = build_network(experiment(hidden=(7, 6), learning_rates=(0.1,) * 3), (64,), 10)
+    for one, other in zip(plain.chain, network.chain, strict=False):
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+    drawn = build_network(experiment(**{**changes, "gains": (1.0,)}), (64,), 10)
+    torch.testing.assert_close(
+        network.get_parameter("connections.3.weight"),
+        2 * drawn.get_parameter("connections.3.weight"),
+    )
+
+
+def test_links_of_a_network_with_a_readout_keep_their_own_rates() -> None:
+    of = experiment(
+        hidden=(7, 6),
+        links=("0-2",),
+        readout="linear",
+        learning_rates=(0.4, 0.3, 0.2, 0.1),
+        weight_decay=(0.0, 0.0, 1e-3, 1e-4),
+    )
+    network = build_network(of, (64,), 10)
+    rates = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in build_optimizer(of, network).param_groups
+        for p in group["params"]
+    }
+    assert rates[id(network.get_parameter("readout.weight"))] == (0.2, 1e-3)
+    assert rates[id(network.get_parameter("connections.2.weight"))] == (0.1, 1e-4)
+
+
+def test_links_of_untied_networks_are_untied_but_from_the_input() -> None:
+    of = experiment(
+        hidden=(7, 6), links=("0-2", "1-3"), learning_rates=(0.1,) * 5, weight_angle=45.0
+    )
+    network = build_network(of, (64,), 10)
+    assert [type(c).__name__ for c in network.chain] == [
+        "Dense", "Untied", "Untied", "Dense", "Untied",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("link", ["0-3", "2-1", "1-0", "x", "1", "-1-2", "1-2-3"])
+def test_links_between_layers_that_are_not_there_are_refused(link: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"links = {link}: expected "):
+        experiment(links=(link,), learning_rates=(0.1,) * 3)

@@ -510,7 +510,7 @@ def test_archives_that_torchvision_has_downloaded_are_found(
     files: dict[str, bytes], tmp_path: Path, mirrors: Mirrors, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = fill_as_torchvision(tmp_path, files)
-    assert archives_module._at_hand(TORCHVISION, tmp_path)
+    assert archives_module.at_hand(TORCHVISION, tmp_path)
     assert_loaded(load_archives(at(mirrors.url("good"), archives=TORCHVISION), tmp_path))
     assert mirrors.requests == []
     assert on_disk(folder) == files
@@ -524,7 +524,7 @@ def test_unpacked_files_are_found_where_the_hash_of_their_contents_is_published(
 ) -> None:
     (fill_as_torchvision if torchvision else fill)(tmp_path, UNPACKED)
     archives = dataclasses.replace(SET_WITH_CONTENTS, torchvision="TINY/raw")
-    assert archives_module._at_hand(archives, tmp_path)
+    assert archives_module.at_hand(archives, tmp_path)
     assert_loaded(load_archives(at(mirrors.url("good"), archives=archives), tmp_path))
     assert mirrors.requests == []
 
@@ -544,7 +544,7 @@ def test_unpacked_files_that_nothing_is_known_of_are_left_aside_in_words(
     # What a network would silently learn from if they were taken.
     altered = {name: data[:-1] + b"\xff" for name, data in UNPACKED.items()}
     folder = fill_as_torchvision(tmp_path, altered)
-    assert not archives_module._at_hand(TORCHVISION, tmp_path)
+    assert not archives_module.at_hand(TORCHVISION, tmp_path)
     assert_loaded(load_archives(at(mirrors.url("good"), archives=TORCHVISION), tmp_path))
     said = capsys.readouterr().err
     assert said.count("\n") == 1

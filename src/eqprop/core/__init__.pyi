@@ -1,3 +1,4 @@
+from .activations import HALF_HARD_SIGMOID as HALF_HARD_SIGMOID
 from .activations import HARD_SIGMOID as HARD_SIGMOID
 from .activations import SCALED_SIGMOID as SCALED_SIGMOID
 from .activations import TANH as TANH

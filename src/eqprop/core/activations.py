@@ -23,7 +23,15 @@ from torch import Tensor, nn
 from eqprop.core.derivative import derivative
 from eqprop.registries import ACTIVATIONS
 
-__all__ = ["HARD_SIGMOID", "SCALED_SIGMOID", "TANH", "Activation", "Rho", "as_activation"]
+__all__ = [
+    "HALF_HARD_SIGMOID",
+    "HARD_SIGMOID",
+    "SCALED_SIGMOID",
+    "TANH",
+    "Activation",
+    "Rho",
+    "as_activation",
+]
 
 
 @final
@@ -87,6 +95,14 @@ def _hard_sigmoid_derivative(s: Tensor, rho: Tensor) -> Tensor:
     return (s == rho).to(s.dtype)
 
 
+def _half_hard_sigmoid(s: Tensor) -> Tensor:
+    return (0.5 * s).clamp_(0, 1)
+
+
+def _half_hard_sigmoid_derivative(s: Tensor, rho: Tensor) -> Tensor:
+    return 0.5 * (0.5 * s == rho).to(s.dtype)
+
+
 def _tanh_derivative(s: Tensor, rho: Tensor) -> Tensor:
     return 1 - rho * rho
 
@@ -95,6 +111,9 @@ SCALED_SIGMOID = Activation(
     "scaled-sigmoid", _scaled_sigmoid, _scaled_sigmoid_derivative, _scaled_sigmoid_product
 )
 HARD_SIGMOID = Activation("hard-sigmoid", _hard_sigmoid, _hard_sigmoid_derivative)
+HALF_HARD_SIGMOID = Activation(
+    "half-hard-sigmoid", _half_hard_sigmoid, _half_hard_sigmoid_derivative
+)
 TANH = Activation("tanh", torch.tanh, _tanh_derivative)
 
 Rho = str | Activation | Callable[[Tensor], Tensor]

@@ -8,12 +8,16 @@ from .archives import DataError as DataError
 from .archives import default_data_dir as default_data_dir
 from .archives import load_archives as load_archives
 from .archives import parse_idx as parse_idx
+from .archives import read_archives as read_archives
 from .augmentation import Augmentation as Augmentation
 from .augmentation import Fill as Fill
 from .augmentation import random_flip as random_flip
 from .augmentation import random_shift as random_shift
 from .brought import folder as folder
 from .brought import npz as npz
+from .colour import CIFAR_10 as CIFAR_10
+from .colour import CIFAR_100 as CIFAR_100
+from .colour import SVHN as SVHN
 from .dataset import Dataset as Dataset
 from .dataset import Source as Source
 from .dataset import Split as Split

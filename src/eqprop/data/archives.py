@@ -50,9 +50,11 @@ __all__ = [
     "ArchiveFile",
     "ArchiveSet",
     "DataError",
+    "at_hand",
     "default_data_dir",
     "load_archives",
     "parse_idx",
+    "read_archives",
 ]
 
 TIMEOUT = 20
@@ -101,7 +103,7 @@ class ArchiveSet:
     Attributes:
         name: of the data set, and of its folder.
         mirrors: base URLs, to which the name of a file is appended, in the order they are tried.
-        files: four: training images, training labels, test images, test labels.
+        files: those that have to be there, in the order in which they are read.
         torchvision: the folder into which torchvision puts the same files, if it does.
     """
 
@@ -217,6 +219,21 @@ def load_archives(
         DataError: a file on disk is not the published one or cannot be read, no mirror had the
             published file, or the folder cannot be written to.
     """
+    first, second, third, fourth = (
+        parse_idx(contents, str(path))
+        for path, contents in read_archives(archives, data_dir, progress=progress)
+    )
+    return first, second, third, fourth
+
+
+def read_archives(
+    archives: ArchiveSet, data_dir: str | Path | None = None, *, progress: bool = True
+) -> list[tuple[Path, bytes]]:
+    """Where each file of a data set lies, and its uncompressed contents: see :func:`load_archives`.
+
+    Raises:
+        DataError: likewise.
+    """
     places = _places(archives, data_dir)
     found = {file: _found(file, places) for file in archives.files}
     # What is there is judged first: no use in downloading beside a file that will be refused.
@@ -231,10 +248,7 @@ def load_archives(
                     if not os.path.lexists(path):
                         _download(archives, file, path, progress)
                     contents[file] = _read(path, file)
-    first, second, third, fourth = (
-        parse_idx(contents[file], str(path)) for file, path in found.items()
-    )
-    return first, second, third, fourth
+    return [(path, contents[file]) for file, path in found.items() if path is not None]
 
 
 def parse_idx(contents: bytes, source: str) -> np.ndarray:
@@ -336,6 +350,8 @@ def _unpack(raw: bytes, file: ArchiveFile, *, packed: bool = True) -> bytes:
     # What may be anything is decompressed only if there is a hash to judge the contents by.
     if found != file.sha256 and file.content_sha256 is None:
         raise _MismatchError(mismatch)
+    if found == file.sha256 and not file.name.endswith(".gz"):
+        return raw
     try:
         contents = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
@@ -431,7 +447,8 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _at_hand(archives: ArchiveSet, data_dir: str | Path | None) -> bool:
+def at_hand(archives: ArchiveSet, data_dir: str | Path | None) -> bool:
+    """Whether all files of a data set lie on this machine."""
     places = _places(archives, data_dir)
     paths = [_found(file, places) for file in archives.files]
     return all(path is not None and path.exists() for path in paths)
@@ -439,8 +456,8 @@ def _at_hand(archives: ArchiveSet, data_dir: str | Path | None) -> bool:
 
 def _source(name: str) -> Source:
     archives = ARCHIVES[name]
-    load, at_hand = partial(load_archives, archives), partial(_at_hand, archives)
-    return Source((1, 28, 28), 10, 255, load, at_hand)
+    load = partial(load_archives, archives)
+    return Source((1, 28, 28), 10, 255, load, partial(at_hand, archives))
 
 
 MNIST, FASHION_MNIST, KMNIST = map(_source, ARCHIVES)

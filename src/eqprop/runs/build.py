@@ -17,7 +17,9 @@ from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.estimators.estimator import Estimator
 from eqprop.networks.connections.chains import convolutional, untied
 from eqprop.networks.connections.connection import Connection
+from eqprop.networks.connections.dense import Dense
 from eqprop.networks.connections.untied import Untied
+from eqprop.networks.graph import Edges
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
@@ -105,18 +107,43 @@ def build_network(
     """
     with enough_for(experiment), torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
-        *connections, last = _connections(experiment, input_shape, classes)
-        readout = None if experiment.readout == "none" else _readout(experiment, last)
-        layers: list[nn.Module] = [*connections, last if readout is None else readout]
+        chain = [*_connections(experiment, input_shape, classes)]
+        links = _links(experiment, chain)
+        readout = None if experiment.readout == "none" else _readout(experiment, chain.pop())
+        layers: list[nn.Module] = [*chain, *([] if readout is None else [readout]), *links]
         for layer, gain in zip(layers, _per_layer(experiment.gains, len(layers)), strict=True):
             for parameter in layer.parameters():
                 parameter.data.mul_(gain)
-        if readout is None:
-            connections = [*connections, last]
         if experiment.output_bias is not None:
-            _bias(connections[-1]).data.fill_(experiment.output_bias)
-        network = _network(experiment, connections, readout)
+            _bias(chain[-1]).data.fill_(experiment.output_bias)
+        network = _network(experiment, _edges(experiment, chain, links), readout)
         return network.to(torch_device(experiment), torch_dtype(experiment))
+
+
+def _links(experiment: Experiment, chain: Sequence[Connection]) -> list[Connection]:
+    """The connections besides those of the chain."""
+    shapes = [chain[0].lower_shape, *(connection.upper_shape for connection in chain)]
+    links: list[Connection] = []
+    for link in experiment.links:
+        low, high = map(int, link.split("-"))
+        connection = Dense(shapes[low], math.prod(shapes[high]))
+        tied = low == 0 or experiment.weight_angle is None
+        links.append(connection if tied else Untied(connection, experiment.weight_angle or 0.0))
+    return links
+
+
+def _edges(
+    experiment: Experiment, chain: Sequence[Connection], links: Sequence[Connection]
+) -> Edges:
+    """The chain itself, unless there are links: then a graph of layers that have their numbers."""
+    if not links:
+        return chain
+    ends = [(i, i + 1) for i in range(len(chain))]
+    ends += [tuple(map(int, link.split("-"))) for link in experiment.links]
+    return [
+        (str(low) if low else "input", connection, str(high))
+        for (low, high), connection in zip(ends, (*chain, *links), strict=True)
+    ]
 
 
 def _readout(experiment: Experiment, last: Connection) -> nn.Module:
@@ -132,7 +159,7 @@ def _readout(experiment: Experiment, last: Connection) -> nn.Module:
 
 
 def _network(
-    experiment: Experiment, connections: Sequence[Connection], readout: nn.Module | None
+    experiment: Experiment, connections: Edges, readout: nn.Module | None
 ) -> LayeredNetwork:
     try:
         if experiment.network == "prototypical":
@@ -230,9 +257,15 @@ def build_estimator(experiment: Experiment, optimizer: torch.optim.Optimizer) ->
 
 def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.optim.Optimizer:
     """The optimizer, with one learning rate and one weight decay per layer."""
-    groups = network.parameter_groups(experiment.learning_rates, backward=experiment.backward_rate)
     layers: list[nn.Module] = [*network.chain, *([network.readout] if network.has_readout else [])]
+    # A network has its readout last, settings have the links last.
+    count = len(layers) - len(experiment.links) - network.has_readout
+    order = [*range(count), *range(count + network.has_readout, len(layers))]
+    order += [count] if network.has_readout else []
+    rates = [experiment.learning_rates[i] for i in order]
+    groups = network.parameter_groups(rates, backward=experiment.backward_rate)
     decays = _per_layer(experiment.weight_decay, len(layers))
+    decays = [decays[i] for i in order]
     decay_of = {
         id(p): decay
         for layer, decay in zip(layers, decays, strict=True)

@@ -4,6 +4,7 @@ It knows nothing of torch; :mod:`eqprop.runs.build` makes the objects it describ
 estimator refuses (K > T in BPTT, symmetric nudging in C-EP) it refuses itself, once it is built.
 """
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, final
@@ -13,6 +14,8 @@ from eqprop.registries import ACTIVATIONS, COSTS, DATASETS, ESTIMATORS
 from eqprop.settings.fields import Settings, device, each, nonzero, number, setting, whole
 
 __all__ = ["Experiment"]
+
+_LINK = re.compile(r"[0-9]{1,4}-[0-9]{1,4}")
 
 # A heading of `--help` each.
 _data = partial(setting, group="data")
@@ -81,6 +84,15 @@ class Experiment(Settings):
         "max", "what a window gives: its largest value or the mean", since="0.1"
     )
     hidden: tuple[int, ...] = _network((128,), "units of the dense hidden layers", allowed=_SIZES)
+    links: tuple[str, ...] = _network(
+        (),
+        "dense connections besides those of the chain, each FROM-TO by the numbers of the layers, "
+        "0 the input: 0-2 skips layer 1, 1-1 connects layer 1 with itself. They have a learning "
+        "rate, a gain and a decay each, after those of the layers",
+        allowed=each("pairs such as 0-2 or 1-1", lambda link: bool(_LINK.fullmatch(link))),
+        since="0.1",
+        metavar="FROM-TO",
+    )
     activation: str = _network("scaled-sigmoid", "ρ", choices=ACTIVATIONS)
     updates: Literal["synchronous", "alternating"] = _network(
         "synchronous", "a step moves all layers at once, or every other one in turn", since="0.1"
@@ -263,19 +275,30 @@ class Experiment(Settings):
                 f"(channels = {shown(self.channels)})",
             )
         layers = len(self.channels) + len(self.hidden) + 1
+        # A readout is no layer that anything could be connected with.
+        highest = layers - (self.readout != "none")
+        for link in self.links:
+            low, high = map(int, link.split("-"))
+            self.require(
+                "links",
+                len(self.channels) < high <= highest and low <= high,
+                f"connections up to a dense layer, of {len(self.channels) + 1} to {highest}, from "
+                "the same or one before it",
+            )
+        linked = f", then one per link (links = {shown(self.links)})" if self.links else ""
         convolutions = f"channels = {shown(self.channels)}, " if self.channels else ""
         self.require(
             "learning_rates",
-            len(self.learning_rates) == layers,
-            f"{layers} numbers, one per layer ({convolutions}hidden = {shown(self.hidden)}, and "
-            "the output)",
+            len(self.learning_rates) == layers + len(self.links),
+            f"{layers + len(self.links)} numbers, one per layer ({convolutions}hidden = "
+            f"{shown(self.hidden)}, and the output){linked}",
         )
         for name in ("gains", "weight_decay"):
             self.require(
                 name,
-                len(getattr(self, name)) in {1, layers},
-                f"one number, or {layers}, one per layer ({convolutions}hidden = "
-                f"{shown(self.hidden)}, and the output)",
+                len(getattr(self, name)) in {1, layers + len(self.links)},
+                f"one number, or {layers + len(self.links)}, one per layer ({convolutions}hidden = "
+                f"{shown(self.hidden)}, and the output){linked}",
             )
         self.require(
             "readout",
