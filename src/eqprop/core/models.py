@@ -273,6 +273,18 @@ class ConvergentModel(nn.Module, ABC):
             )
         return self.output(free.state)
 
+    def predict(self, x: Tensor, free_steps: int = 1000, tolerance: float | None = 1e-4) -> Tensor:
+        """The class of every sample, (B,): the largest output at the free steady state.
+
+        Args:
+            x: the static input, (B, …).
+            free_steps, tolerance: as for :meth:`forward`.
+
+        Warns:
+            UserWarning: samples that did not come to rest.
+        """
+        return self(x, free_steps, tolerance).flatten(1).argmax(1)
+
     def _refuse_backward_hooks(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__}: expected no hook of backward, which no estimator calls; "

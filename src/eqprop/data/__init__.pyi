@@ -15,6 +15,7 @@ from .augmentation import random_flip as random_flip
 from .augmentation import random_shift as random_shift
 from .brought import folder as folder
 from .brought import npz as npz
+from .brought import read_image as read_image
 from .colour import CIFAR_10 as CIFAR_10
 from .colour import CIFAR_100 as CIFAR_100
 from .colour import SVHN as SVHN
@@ -24,3 +25,4 @@ from .dataset import Split as Split
 from .dataset import load_dataset as load_dataset
 from .dataset import one_hot as one_hot
 from .digits import DIGITS as DIGITS
+from .inputs import Inputs as Inputs

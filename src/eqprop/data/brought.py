@@ -28,7 +28,7 @@ from eqprop.data.archives import DataError
 from eqprop.data.dataset import Source
 from eqprop.errors import system_error
 
-__all__ = ["folder", "npz"]
+__all__ = ["folder", "npz", "read_image"]
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -181,6 +181,7 @@ def folder(place: str) -> Source:
         classes=len(names),
         brightest=255.0,
         load=partial(_read_all, train, test, names, size, mode),
+        class_names=tuple(names),
     )
 
 
@@ -251,11 +252,27 @@ def _read_all(
     return tuple(arrays)
 
 
-def _read(file: Path, size: tuple[int, int], mode: str) -> np.ndarray:
+def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """One image as bytes (C, H, W).
+
+    Args:
+        shape: that (C, H, W), C 1 (grey) or 3 (in colour).
+
+    Raises:
+        DataError: it is no image, or one of another size.
+    """
+    channels, height, width = shape
+    pixels = _read(file, (width, height), "RGB" if channels == 3 else "L", "the data of the run")
+    return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+
+
+def _read(
+    file: Path, size: tuple[int, int], mode: str, like: str = "the first image"
+) -> np.ndarray:
     with _opened(file) as image:
         if image.size != size:
             raise DataError(
-                f"{file}: expected {size[0]}×{size[1]} pixels, as the first image has, found "
+                f"{file}: expected {size[0]}×{size[1]} pixels, as {like} has, found "
                 f"{image.size[0]}×{image.size[1]}; bring all to one size"
             )
         try:

@@ -128,8 +128,9 @@ def load_svhn(archives: ArchiveSet, data_dir: str | Path | None = None) -> Array
     return first, second, third, fourth
 
 
-def _source(archives: ArchiveSet, classes: int, load: partial[Arrays]) -> Source:
-    return Source((3, 32, 32), classes, 255, load, partial(at_hand, archives))
+def _source(archives: ArchiveSet, classes: int, load: partial[Arrays], names: str = "") -> Source:
+    here = partial(at_hand, archives)
+    return Source((3, 32, 32), classes, 255, load, here, tuple(names.split()))
 
 
 CIFAR_10 = _source(
@@ -142,6 +143,7 @@ CIFAR_10 = _source(
         "test_batch.bin",
         1,
     ),
+    "airplane automobile bird cat deer dog frog horse ship truck",
 )
 CIFAR_100 = _source(_CIFAR_100, 100, partial(load_cifar, _CIFAR_100, ("train.bin",), "test.bin", 2))
 SVHN = _source(_SVHN, 10, partial(load_svhn, _SVHN))

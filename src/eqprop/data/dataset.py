@@ -12,7 +12,7 @@ checks.  The others are the archives of `eqprop.data.archives`: 28 x 28 pixels, 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self, final
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqprop.data.inputs import Inputs
 from eqprop.registries import DATASETS
 from eqprop.summary import summary
 
@@ -223,6 +224,7 @@ class Dataset:
         train: the samples to learn from.
         test: the samples to measure the test error on.
         classes: the number of classes; labels are 0 to classes - 1.
+        inputs: how the inputs came to be what they are, if that is known.
 
     Raises:
         TypeError: what is no name, split or number, as when they come in another order.
@@ -234,6 +236,7 @@ class Dataset:
     train: Split
     test: Split
     classes: int
+    inputs: Inputs | None = field(default=None, repr=False)
 
     __repr__ = summary
 
@@ -329,11 +332,21 @@ class Dataset:
         # Of numbers that are all the same the mean, and so the deviation, is off by rounding.
         varies = deviation > 16 * torch.finfo(train.dtype).eps * mean.abs()
         scale = torch.where(varies, 1 / (float(deviations) * deviation), 0.0)
-        train, test = (
-            replace(split, images=(split.images - mean) * scale)
-            for split in (self.train, self.test)
+        splits = {
+            name: replace(split, images=(split.images - mean) * scale)
+            for name, split in (("train", self.train), ("test", self.test))
+        }
+        known = self.inputs or Inputs(self.input_shape, self.classes)
+        if known.mean:
+            # Normalised before: (x − m₁) k₁ is what has been normalised again.
+            first, by = (mean.new_tensor(of).view_as(mean) for of in (known.mean, known.scale))
+            mean, scale = first + mean / by, by * scale
+        inputs = replace(
+            known,
+            mean=tuple(mean.flatten().tolist()),
+            scale=tuple(scale.flatten().tolist()),
         )
-        return replace(self, train=train, test=test)
+        return replace(self, train=splits["train"], test=splits["test"], inputs=inputs)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -371,6 +384,7 @@ class Source:
             shapes, if it has none.
         at_hand: from the same folder to whether ``load`` would find it all on this machine; always,
             unless said otherwise.
+        class_names: what the classes are called, if they have more than numbers.
     """
 
     input_shape: tuple[int, ...]
@@ -378,6 +392,7 @@ class Source:
     brightest: float
     load: Callable[[str | Path | None], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
     at_hand: Callable[[str | Path | None], bool] = lambda _: True
+    class_names: tuple[str, ...] = ()
 
 
 def require_learnable(split: Split, classes: int, name: str = "split") -> None:
@@ -471,6 +486,9 @@ def load_dataset(
         train=split(train_images, train_labels),
         test=split(test_images, test_labels),
         classes=source.classes,
+        inputs=Inputs(
+            source.input_shape, source.classes, source.brightest, names=source.class_names
+        ),
     )
     return data if normalize is None else data.normalized(normalize)
 

@@ -3,6 +3,7 @@
 ====================================  ========================================================
 ``config.json``                       all settings, versions and hardware: enough to run it again
 ``metrics.jsonl``                     one JSON object per epoch
+``inputs.json``                       how inputs are scaled, and what the classes are called
 ``checkpoint/last.safetensors``       where to go on, see :mod:`eqprop.training.checkpoint`
 ``curves.png``                        errors over epochs
 ====================================  ========================================================
@@ -24,6 +25,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, final
 
+from eqprop.data.inputs import Inputs
 from eqprop.errors import ConfigurationError, Failure, UsageError, system_error
 from eqprop.files import locked, naming, write_atomically
 from eqprop.settings.experiment import Experiment
@@ -75,6 +77,10 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def inputs(self) -> Path:
+        return self.path / "inputs.json"
 
     @property
     def metrics(self) -> Path:
@@ -148,6 +154,32 @@ class RunFolder:
         """Write ``config.json``."""
         written = {**vars(config), "experiment": config.experiment.to_json()}
         write_atomically(self.config, (json.dumps(written, indent=2) + "\n").encode())
+
+    def write_inputs(self, inputs: Inputs | None) -> None:
+        """Write ``inputs.json``, where anything is known."""
+        if inputs is not None:
+            written = json.dumps(inputs.to_json(), indent=2) + "\n"
+            write_atomically(self.inputs, written.encode())
+
+    def read_inputs(self) -> Inputs | None:
+        """What ``inputs.json`` says; none if it is not there, as in runs before it was written.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        try:
+            written = self.inputs.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunError(system_error(error)) from None
+        try:
+            return Inputs.stored(json.loads(written))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.inputs}: expected shape, classes and scale of the inputs, found something "
+                f"else ({type(error).__name__}: {error}); delete it to have the data looked at"
+            ) from None
 
     def read_config(self) -> RunConfig:
         """What ``config.json`` says.

@@ -1,23 +1,31 @@
 """A training run, opened: its network with the weights of its checkpoint, and its data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from eqprop.core.phases import relax
 from eqprop.core.stepping import NonFiniteError
 from eqprop.data.dataset import Dataset
+from eqprop.data.inputs import Inputs
 from eqprop.errors import Failure, shown
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.runs.build import build_data, build_network
-from eqprop.runs.folder import RunConfig, RunFolder
+from eqprop.runs.folder import RunConfig, RunError, RunFolder
 from eqprop.settings.experiment import Experiment
 from eqprop.training.checkpoint import Checkpoint
 
 __all__ = ["TrainedRun", "open_run"]
+
+_AT_ONCE = 500
+"""Inputs that settle at once."""
 
 
 @final
@@ -31,7 +39,9 @@ class TrainedRun:
         experiment: the same with what was changed since, to look at it.
         checkpoint: its last one; none of a network as it began.
         network: with the weights of the checkpoint.
-        data: of the run.
+        inputs: how its inputs are scaled, and what its classes are called.
+
+    ``data``, that of the run, is loaded when it is first asked for.
     """
 
     folder: RunFolder
@@ -39,7 +49,39 @@ class TrainedRun:
     experiment: Experiment
     checkpoint: Checkpoint | None
     network: LayeredNetwork
-    data: Dataset
+    inputs: Inputs
+    _load: Callable[[], Dataset]
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The data of the run.
+
+        Raises:
+            Failure: it is not to be had, or the memory is too small.
+        """
+        return self._load()
+
+    @torch.no_grad()
+    def outputs(self, raw: Any) -> Tensor:
+        """ŷ of every raw input, (B, classes), such as images (B, C, H, W) of bytes.
+
+        They are scaled as the data of the run was, and settle as in its training.
+
+        Raises:
+            ValueError: inputs of another shape than those of the run.
+        """
+        like = next(self.network.parameters())
+        x = self.inputs.prepared(torch.as_tensor(np.asarray(raw))).to(like)
+        of = self.experiment
+        found = []
+        for part in x.split(_AT_ONCE):
+            free = relax(self.network, part, of.free_steps, tolerance=of.tolerance)
+            found.append(self.network.output(free.state))
+        return torch.cat(found)
+
+    def predict(self, raw: Any) -> Tensor:
+        """The class of every raw input, (B,): the largest of :meth:`outputs`."""
+        return self.outputs(raw).argmax(1)
 
     @property
     def epochs(self) -> int:
@@ -86,6 +128,9 @@ def open_run(
         print(run.network, eqprop.evaluate(run.network, run.data.test, T).error)
         free = eqprop.relax(run.network, run.data.test.images[:20], T)
 
+    The class of an image is ``run.predict(images)``, with images (B, C, H, W) of bytes; it needs
+    no data.
+
     Args:
         path: the folder.
         changes: settings with other values than in the run, such as the device.
@@ -96,15 +141,23 @@ def open_run(
         RunError: the folder is not that of a run, or has no checkpoint yet.
         CheckpointError: its checkpoint is damaged, or that of another network.
         ConfigurationError: a change that is not allowed.
-        Failure: the data is not to be had, or the memory is too small.
+        Failure: of a run without ``inputs.json``, the data is not to be had; or the memory is too
+            small.
     """
     folder = RunFolder(Path(path))
     config = folder.read_config()
     checkpoint = None if before_training else folder.read_checkpoint(config)
     experiment = config.experiment.override(changes or {})
     torch.set_num_threads(experiment.threads)
-    data = build_data(experiment, data_dir or config.data_dir)
-    network = build_network(experiment, data.input_shape, data.classes)
+
+    @cache
+    def load() -> Dataset:
+        return build_data(experiment, data_dir or config.data_dir)
+
+    inputs = folder.read_inputs() or load().inputs
+    if inputs is None:
+        raise RunError(f"{folder.path}: expected data whose inputs are known, got {load().name}")
+    network = build_network(experiment, inputs.shape, inputs.classes)
     if checkpoint is not None:
         checkpoint.restore_model(network)
-    return TrainedRun(folder, config, experiment, checkpoint, network, data)
+    return TrainedRun(folder, config, experiment, checkpoint, network, inputs, load)

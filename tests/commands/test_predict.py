@@ -1,0 +1,133 @@
+"""A trained network, in another process and without its data, says what it sees."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import eqprop
+from eqprop.cli.main import main
+from eqprop.data.dataset import load_dataset
+from eqprop.data.inputs import Inputs
+from eqprop.runs.folder import RunError
+
+WORDS = (
+    "--epochs", 3, "--channels", 4, "--kernel", 3, "--padding", 1, "--hidden",
+    "--learning-rates", 0.02, 0.02, "--optimizer", "adam", "--free-steps", 5, "--nudged-steps", 2,
+    "--activation", "hard-sigmoid", "--updates", "alternating", "--normalize", 1,
+)  # fmt: skip
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in an empty folder: exit status, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EQPROP_DATA", raising=False)
+
+    def command(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images of two colours, with noise."""
+    source = np.random.default_rng(0)
+    for part, count in (("train", 20), ("test", 4)):
+        for name in ("blue", "red"):
+            place = tmp_path / "zoo" / part / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = source.integers(0, 120, (6, 5, 3)).astype(np.uint8)
+                pixels[:, :, 2 if name == "blue" else 0] += 120
+                Image.fromarray(pixels).save(place / f"{number}.png")
+    return tmp_path / "zoo"
+
+
+def test_images_are_classified_by_name_without_the_data(run: Run, folder: Path) -> None:
+    assert run("train", "--dataset", f"folder:{folder}", *WORDS, "--out", "r")[0] == 0
+    shutil.move(folder / "test", "seen")
+    shutil.rmtree(folder)
+    status, out, _ = run("predict", "r", "seen/red/0.png", "seen/blue/1.png", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert [row["class"] for row in found] == ["red", "blue"]
+    assert [row["next"] for row in found] == ["blue", "red"]
+    assert [row["number"] for row in found] == [1, 0]
+    status, out, _ = run("predict", "r", "seen/red/0.png")
+    assert out.split()[5:7] == ["seen/red/0.png", "red"]
+
+
+def test_raw_images_are_scaled_as_those_of_the_run_were(run: Run, folder: Path) -> None:
+    assert run("train", "--dataset", f"folder:{folder}", *WORDS, "--out", "r")[0] == 0
+    opened = eqprop.open_run("r")
+    files = sorted((folder / "test").glob("*/*.png"))
+    raw = np.stack([np.asarray(Image.open(file)).transpose(2, 0, 1) for file in files])
+    torch.testing.assert_close(
+        opened.inputs.prepared(torch.as_tensor(raw)), opened.data.test.images
+    )
+    expected = eqprop.evaluate(opened.network, opened.data.test, opened.experiment.free_steps)
+    wrong = (opened.predict(raw) != opened.data.test.labels).double().mean()
+    assert 100 * float(wrong) == expected.error
+    with pytest.raises(ValueError, match=r"inputs: expected samples of shape \(3, 6, 5\)"):
+        opened.predict(raw[:, :1])
+
+
+def test_what_a_network_cannot_look_at_is_refused_in_a_line(run: Run, folder: Path) -> None:
+    assert (
+        run("train", "--dataset", f"folder:{folder}", *WORDS, "--epochs", 1, "--out", "r")[0] == 0
+    )
+    Image.new("RGB", (7, 7)).save("large.png")
+    Path("words.png").write_text("no image")
+    for file, said in (
+        ("large.png", "large.png: expected 5×6 pixels, as the data of the run has, found 7×7"),
+        ("words.png", "words.png: expected an image, found something else"),
+        ("none.png", "none.png: expected data there, found nothing of that name"),
+    ):
+        status, _, err = run("predict", "r", file)
+        assert status == 1
+        assert said in err
+        assert err.count("\n") == 1
+
+
+def test_a_run_that_knows_nothing_of_its_inputs_looks_at_its_data(run: Run) -> None:
+    assert run("train", "--epochs", 1, "--hidden", 8, "--out", "r")[0] == 0
+    Path("r/inputs.json").unlink()
+    assert eqprop.open_run("r").inputs.shape == (1, 8, 8)
+    Path("r/inputs.json").write_text('{"shape": 3}')
+    with pytest.raises(RunError, match="inputs.json: expected shape, classes and scale"):
+        eqprop.open_run("r")
+
+
+def test_a_model_says_the_class_of_every_sample() -> None:
+    torch.manual_seed(0)
+    model = eqprop.PrototypicalNetwork(eqprop.dense(4, 6, 3))
+    x = torch.rand(5, 4)
+    assert torch.equal(model.predict(x), model(x).argmax(1))
+
+
+@pytest.mark.parametrize("deviations", [None, 1.0, 3.0])
+def test_what_is_stored_of_inputs_makes_raw_ones_those_of_the_data(
+    deviations: float | None,
+) -> None:
+    data = load_dataset("digits", normalize=deviations)
+    raw = load_dataset("digits").test.images * 16
+    assert data.inputs is not None
+    stored = Inputs.stored(json.loads(json.dumps(data.inputs.to_json())))
+    assert stored == data.inputs
+    torch.testing.assert_close(stored.prepared(raw), data.test.images)
+    again = data.normalized(0.5)
+    assert again.inputs is not None
+    torch.testing.assert_close(again.inputs.prepared(raw), again.test.images)
