@@ -36,7 +36,7 @@ class Obvious(PrimitiveModel):
     def __init__(self, edges: list[Edge], network: LayeredNetwork) -> None:
         super().__init__(
             network.shapes,
-            outputs=network.outputs,
+            outputs=network.output_layers,
             activation=network.activation,
             epsilon=network.epsilon,
         )
@@ -197,7 +197,7 @@ def test_several_outputs_are_nudged_each_to_its_part_of_the_target(batch: Batch)
     network = lateral().double()
     state = relax(network, x, 50).state
     assert network.output_shape == (3,)
-    assert torch.equal(network.output(state), torch.cat(state[1:], 1))
+    assert torch.equal(network.prediction(state), torch.cat(state[1:], 1))
     force = torch.randn_like(y)
     with torch.no_grad():
         drive = network.drive(x)

@@ -293,7 +293,7 @@ def test_what_is_no_connection_is_refused_in_words() -> None:
 @pytest.mark.parametrize("name", EXACT)
 def test_a_model_that_is_called_settles_and_gives_its_output(name: str, batch: Batch) -> None:
     model = EXACT[name]().double()
-    expected = model.output(relax(model, batch[0], 3000, tolerance=1e-12).state)
+    expected = model.prediction(relax(model, batch[0], 3000, tolerance=1e-12).state)
     seen: list[Tensor] = []
     model.register_forward_hook(lambda _, __, output: seen.append(output))
     torch.testing.assert_close(model(batch[0], 3000, 1e-12), expected, rtol=1e-9, atol=1e-10)

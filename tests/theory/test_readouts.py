@@ -232,7 +232,7 @@ def test_a_module_called_readout_by_a_user_is_left_alone(batch: Batch) -> None:
     model = UserPhi().double()
     model.add_module("readout", nn.Linear(3, 3).double())
     state = relax(model, batch[0], 20).state
-    assert torch.equal(model.output(state), state[-1])
+    assert torch.equal(model.prediction(state), state[-1])
     assert model.output_shape == (3,)
 
 
@@ -241,7 +241,7 @@ def test_images_of_the_last_layer_are_read_in_one_row() -> None:
     model = PrototypicalNetwork(chain, "hard-sigmoid", readout=nn.Linear(48, 10))
     x, y = torch.rand(5, 1, 8, 8), torch.eye(10)[:5]
     found = EquilibriumPropagation(4, 2, 0.5, cost=CrossEntropy())(model, x, y)
-    assert model.output(found.free.state).shape == (5, 10)
+    assert model.prediction(found.free.state).shape == (5, 10)
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
 

@@ -62,7 +62,8 @@ class Alone(NamedTuple):
     def limits(self, of: int, tolerance: float, ahead: bool) -> list[float]:
         """What a sample may move by in every step: ε · tolerance, and of what a nudge will do."""
         pulls = [
-            self.model.pull(s, self.model.output(s) - self.target[of]) for s in self.paths[of][1:]
+            self.model.pull_back(s, self.model.prediction(s) - self.target[of])
+            for s in self.paths[of][1:]
         ]
         missed = [float(pull.abs().max()) for pull in pulls]
         effects = [0.1 * min(1.0, BETA * max(0.01, e)) if ahead else 1.0 for e in missed]
@@ -86,8 +87,8 @@ def alone(name: str, nudged: bool) -> Alone:
             path = [tuple(s[of : of + 1] for s in start)]
             for _ in range(LONGEST):
                 s = path[-1]
-                missed = model.output(s) - target[of : of + 1]
-                force = -BETA * model.pull(s, missed) if nudged else None
+                missed = model.prediction(s) - target[of : of + 1]
+                force = -BETA * model.pull_back(s, missed) if nudged else None
                 path.append(model.step(model.drive(x[of : of + 1]), s, force))
             paths.append(path)
             moved.append(
@@ -144,7 +145,9 @@ def test_alone_or_in_any_company_a_sample_ends_at_the_first_check_at_which_it_re
     force: dict[str, Any] = {
         "none": None,
         "divisible": Nudge(SquaredError(), target, BETA),
-        "of one's own": lambda state: -BETA * model.pull(state, model.output(state) - target),
+        "of one's own": lambda state: (
+            -BETA * model.pull_back(state, model.prediction(state) - target)
+        ),
     }
     found = relax(
         model,
@@ -324,7 +327,7 @@ def test_what_is_left_of_a_free_phase_is_small_against_what_the_nudge_does_howev
     x, _ = batch
     with torch.no_grad():
         free = relax(exact, x, 2000, tolerance=1e-14).state
-    output = exact.output(free)
+    output = exact.prediction(free)
     away = torch.randn_like(output)
     misses = [1.0, 0.3, 0.1, 0.03]
     shares = []

@@ -50,7 +50,7 @@ def slopes_of_the_loss(model: ConvergentModel, batch: Batch, directions: Tensor)
     @torch.no_grad()
     def loss(at: Tensor) -> Tensor:
         torch.nn.utils.vector_to_parameters(at, model.parameters())
-        return SquaredError()(model.output(relax(model, x, T).state), y).mean()
+        return SquaredError()(model.prediction(relax(model, x, T).state), y).mean()
 
     slopes = [(loss(start + h * d) - loss(start - h * d)) / (2 * h) for d in directions]
     torch.nn.utils.vector_to_parameters(start, model.parameters())

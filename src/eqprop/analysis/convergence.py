@@ -168,7 +168,7 @@ def residual_by_step(
 @torch.no_grad()
 def output_by_step(model: ConvergentModel, x: Tensor, steps: int) -> Tensor:
     """ŷ of the first sample of x at t = 0, 1, …, (steps + 1, …)."""
-    return torch.cat([model.output(state) for state in trajectory(model, x[:1], steps)])
+    return torch.cat([model.prediction(state) for state in trajectory(model, x[:1], steps)])
 
 
 @torch.no_grad()
@@ -193,7 +193,7 @@ def error_by_step(
     for x, labels in split.batches(batch_size):
         for t, (before, after) in enumerate(_free_phase(model, x, max(steps)), 1):
             if t in row:
-                wrong[row[t]] += int((model.output(after).argmax(1) != labels).sum())
+                wrong[row[t]] += int((model.prediction(after).argmax(1) != labels).sum())
                 residuals[row[t]].append(movement(before, after).amax(1))
             tick("error against T")
     moves = torch.stack([torch.cat(of_step) for of_step in residuals])

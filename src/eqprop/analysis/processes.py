@@ -315,7 +315,7 @@ def bptt_process(
             state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in state)
             path.append(state)
         with standing_in(model, copies[-1]):
-            loss = cost(model.output(state), target).sum()
+            loss = cost(model.prediction(state), target).sum()
         if not loss.requires_grad:
             raise ValueError("cost: expected a function of the output that autograd can follow")
         # By samples, the sum gives each its own; by parameters, the mean is asked for.

@@ -127,8 +127,8 @@ class ConvergentModel(nn.Module, ABC):
         )
         if not self.shapes or any(size < 1 for shape in self.shapes for size in shape):
             raise ValueError(f"shapes: expected layers of at least one unit, got {tuple(shapes)}")
-        (self.outputs,) = require_whole("outputs", outputs)
-        if not 1 <= self.outputs <= len(self.shapes):
+        (self.output_layers,) = require_whole("outputs", outputs)
+        if not 1 <= self.output_layers <= len(self.shapes):
             raise ValueError(
                 f"outputs: expected 1 to {len(self.shapes)} of the last layers, got {outputs}"
             )
@@ -145,7 +145,7 @@ class ConvergentModel(nn.Module, ABC):
         self.has_readout = readout is not None
         self._read_shape: tuple[int, ...] = ()
         if readout is not None:
-            units = sum(map(math.prod, self.shapes[-self.outputs :]))
+            units = sum(map(math.prod, self.shapes[-self.output_layers :]))
             self._read_shape = _shape_read(readout, units)
             self.readout = readout
 
@@ -154,22 +154,22 @@ class ConvergentModel(nn.Module, ABC):
         """The shape of ŷ, without the batch."""
         if self.has_readout:
             return self._read_shape
-        if self.outputs == 1:
+        if self.output_layers == 1:
             return self.shapes[-1]
-        return (sum(map(math.prod, self.shapes[-self.outputs :])),)
+        return (sum(map(math.prod, self.shapes[-self.output_layers :])),)
 
-    def output(self, state: State) -> Tensor:
+    def prediction(self, state: State) -> Tensor:
         """ŷ, what the network says in this state, (B, …): of the output layer, or of the readout
         that looks at it."""
         units = self._output_units(state)
         return self.readout(units.flatten(1)) if self.has_readout else units
 
     def _output_units(self, state: State) -> Tensor:
-        if self.outputs == 1:
+        if self.output_layers == 1:
             return state[-1]
-        return torch.cat([layer.flatten(1) for layer in state[-self.outputs :]], 1)
+        return torch.cat([layer.flatten(1) for layer in state[-self.output_layers :]], 1)
 
-    def pull(self, state: State, gradient: Tensor) -> Tensor:
+    def pull_back(self, state: State, gradient: Tensor) -> Tensor:
         """∂ℓ/∂s of the output layer from ∂ℓ/∂ŷ: handed back through the readout, if there is one.
 
         Raises:
@@ -199,27 +199,27 @@ class ConvergentModel(nn.Module, ABC):
             return {}
         torch.clear_autocast_cache()
         with torch.enable_grad():
-            mean = cost(self.output(tuple(layer.detach() for layer in state)), target).mean()
+            mean = cost(self.prediction(tuple(layer.detach() for layer in state)), target).mean()
             gradients = torch.autograd.grad(mean, list(names.values()), materialize_grads=True)
         return own_memory(dict(zip(names, gradients, strict=True)))
 
-    def forces(self, force: Tensor | None) -> dict[int, Tensor]:
+    def forces_on_layers(self, force: Tensor | None) -> dict[int, Tensor]:
         """What pulls at each output layer, by its number, of what pulls at ŷ."""
         if force is None:
             return {}
-        if self.outputs == 1:
+        if self.output_layers == 1:
             # A readout sees, and pulls at, all units in one row.
             return {len(self.shapes) - 1: force.view(len(force), *self.shapes[-1])}
-        shapes = self.shapes[-self.outputs :]
+        shapes = self.shapes[-self.output_layers :]
         parts = force.split([math.prod(shape) for shape in shapes], 1)
-        first = len(self.shapes) - self.outputs
+        first = len(self.shapes) - self.output_layers
         return {
             first + index: part.reshape(len(part), *shape)
             for index, (part, shape) in enumerate(zip(parts, shapes, strict=True))
         }
 
     @property
-    def arrival(self) -> int:
+    def steps_to_arrive(self) -> int:
         """After how many transitions at most a nudge of the output has come to every layer."""
         return len(self.shapes)
 
@@ -271,7 +271,7 @@ class ConvergentModel(nn.Module, ABC):
                 "take more of them, alternating updates, or a larger tolerance",
                 stacklevel=2,
             )
-        return self.output(free.state)
+        return self.prediction(free.state)
 
     def predict(self, x: Tensor, free_steps: int = 1000, tolerance: float | None = 1e-4) -> Tensor:
         """The class of every sample, (B,): the largest output at the free steady state.
@@ -346,10 +346,10 @@ class ConvergentModel(nn.Module, ABC):
         """One transition; ``force``, −β ∂ℓ/∂s (B, …), nudges the output layer."""
         field = self.field(drive, state)
         try:
-            if self.outputs == 1 and not self.has_readout:
+            if self.output_layers == 1 and not self.has_readout:
                 *hidden, output = field
                 return (*(self.advance(layer) for layer in hidden), self.advance(output, force))
-            forces = self.forces(force)
+            forces = self.forces_on_layers(force)
             return tuple(self.advance(layer, forces.get(i)) for i, layer in enumerate(field))
         except (TypeError, AttributeError):
             if isinstance(field, tuple | list) and all(isinstance(f, Tensor) for f in field):
@@ -427,16 +427,16 @@ class ConvergentModel(nn.Module, ABC):
         layers = ", ".join("×".join(map(str, shape)) for shape in self.shapes)
         rho = "" if self.activation is None else f", ρ={self.activation.name}"
         clip = "none" if self.clip is None else "[{:g}, {:g}]".format(*self.clip)
-        outputs = f", outputs={self.outputs}" * (self.outputs > 1)
+        outputs = f", outputs={self.output_layers}" * (self.output_layers > 1)
         outputs += ", nudge=inside" * (self.nudge_place == "inside")
         return f"layers=[{layers}]{outputs}{rho}, ε={self.epsilon:g}, clip={clip}"
 
     def layer_name(self, index: int) -> str:
         """What messages call a layer of the state."""
-        output = index - (len(self.shapes) - self.outputs)
+        output = index - (len(self.shapes) - self.output_layers)
         if output < 0:
             return f"hidden layer {index + 1}"
-        return "output layer" if self.outputs == 1 else f"output layer {output + 1}"
+        return "output layer" if self.output_layers == 1 else f"output layer {output + 1}"
 
     def parameter_label(self, name: str) -> str:
         """What tables and figures call a parameter: here the name that torch has for it."""

@@ -73,8 +73,8 @@ class Nudge:
         """∂ℓ/∂s of the output layer: ∂ℓ/∂ŷ, handed back through the readout if there is one."""
         if self.model is None:
             return cost_gradient(self.cost, state[-1], self.target)
-        gradient = cost_gradient(self.cost, self.model.output(state), self.target)
-        return self.model.pull(state, gradient)
+        gradient = cost_gradient(self.cost, self.model.prediction(state), self.target)
+        return self.model.pull_back(state, gradient)
 
     def of(self, model: ConvergentModel) -> "Nudge":
         """The same on the output of this model, unless it is of another one already."""

@@ -147,7 +147,7 @@ def nudged_phase(
         nudge=nudge,
         drive=drive,
         tolerance=None if tolerance is None else tolerance * min(1.0, abs(nudge.beta)),
-        least=model.arrival,
+        least=model.steps_to_arrive,
         check_every=check_every,
         update=update,
         phase=nudge.phase,

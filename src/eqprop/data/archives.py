@@ -60,6 +60,9 @@ __all__ = [
 TIMEOUT = 20
 """Seconds without an answer, or without further bytes, after which a mirror is given up."""
 
+_GZIP = b"\x1f\x8b"
+"""With what gzipped files begin; others are published as they are."""
+
 UNSIGNED_BYTE = 0x08
 """The IDX type of all of these files."""
 
@@ -350,7 +353,7 @@ def _unpack(raw: bytes, file: ArchiveFile, *, packed: bool = True) -> bytes:
     # What may be anything is decompressed only if there is a hash to judge the contents by.
     if found != file.sha256 and file.content_sha256 is None:
         raise _MismatchError(mismatch)
-    if found == file.sha256 and not file.name.endswith(".gz"):
+    if found == file.sha256 and not raw.startswith(_GZIP):
         return raw
     try:
         contents = gzip.decompress(raw)

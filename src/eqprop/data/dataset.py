@@ -13,6 +13,7 @@ checks.  The others are the archives of `eqprop.data.archives`: 28 x 28 pixels, 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self, final
@@ -45,7 +46,11 @@ class Split:
     Attributes:
         images: the static inputs, (N, …) of any shape, one sample after the other: a table
             (N, features), images (N, C, H, W). Floating point.
-        labels: class numbers from 0, (N,), int64, on the device of the inputs.
+        labels: class numbers from 0, (N,), int64, on the device of the inputs; of a *regression*
+            targets (N, …) of any shape, of the type of the inputs.
+
+    Args:
+        regression: the labels are targets, numbers that the output is to come to.
 
     Raises:
         ValueError: inputs that are no numbers, or grey levels; labels that are no class numbers,
@@ -57,7 +62,7 @@ class Split:
 
     __repr__ = summary
 
-    def __init__(self, images: Given, labels: Given) -> None:
+    def __init__(self, images: Given, labels: Given, *, regression: bool = False) -> None:
         images, labels = _inputs(images), _numbers("labels", labels)
         if images.dim() < 2:
             swapped = labels.dim() > 1
@@ -70,7 +75,7 @@ class Split:
                 "images: expected at least one number for every sample, got none, "
                 f"{tuple(images.shape)}"
             )
-        labels = _class_numbers(labels, len(images))
+        labels = _targets(labels, images) if regression else _class_numbers(labels, len(images))
         if len(labels) != len(images):
             turned = images.dim() == 2 and images.shape[1] == len(labels)
             raise ValueError(
@@ -83,6 +88,22 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def regression(self) -> bool:
+        """Whether the labels are targets instead of class numbers."""
+        return self.labels.is_floating_point()
+
+    def targets(self, labels: Tensor, classes: int) -> Tensor:
+        """What the output is to come to, (B, …): of class numbers their one-hot vectors."""
+        if self.regression:
+            return labels
+        return one_hot(labels, classes, self.images.dtype)
+
+    @cached_property
+    def variance(self) -> float:
+        """Of the targets of a regression: the mean of ‖y − ȳ‖², ȳ their mean."""
+        return float((self.labels - self.labels.mean(0)).square().flatten(1).sum(1).mean())
 
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None
@@ -194,6 +215,17 @@ def _inputs(given: Given, dtype: torch.dtype | None = None) -> Tensor:
     return inputs.to(dtype or torch.get_default_dtype())
 
 
+def _targets(targets: Tensor, images: Tensor) -> Tensor:
+    """Of a regression, (N, …)."""
+    if targets.is_complex() or targets.dim() == 0:
+        raise ValueError(
+            f"labels: expected real targets, one or more for every sample, got {targets.dtype} of "
+            f"shape {tuple(targets.shape)}"
+        )
+    targets = targets.to(images.dtype)
+    return targets[:, None] if targets.dim() == 1 else targets
+
+
 def _class_numbers(labels: Tensor, samples: int) -> Tensor:
     """Labels as int64."""
     numbers = f"labels: expected class numbers from 0, ({samples},)"
@@ -208,8 +240,8 @@ def _class_numbers(labels: Tensor, samples: int) -> Tensor:
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"{numbers}, got {labels.dtype}; if they are class numbers, make them whole numbers, "
-            "as by labels.astype(int); targets that are no classes (regression) cannot be learnt "
-            "by train, but by an estimator in a loop of your own"
+            "as by labels.astype(int); of targets that are no classes (regression) give "
+            "Split(x, targets, regression=True), or Dataset.from_arrays(…, classes=0)"
         )
     return labels.to(torch.int64)
 
@@ -223,7 +255,7 @@ class Dataset:
         name: one of :data:`~eqprop.registries.DATASETS`, or a name of your own.
         train: the samples to learn from.
         test: the samples to measure the test error on.
-        classes: the number of classes; labels are 0 to classes - 1.
+        classes: the number of classes; labels are 0 to classes - 1. 0 of a regression.
         inputs: how the inputs came to be what they are, if that is known.
 
     Raises:
@@ -288,7 +320,8 @@ class Dataset:
             x_train, x_test: the static inputs, (N, …) of any shape, see :class:`Split`.
             y_train, y_test: class numbers from 0, (N,).
             name: what messages call it.
-            classes: how many there are; if not given, as many as there are different labels.
+            classes: how many there are; if not given, as many as there are different labels. 0 of
+                a regression, whose y are targets (N,) or (N, …).
             device: where the tensors are to live; where they are if not given.
             dtype: of the inputs; as :class:`Split` has it if not given.
 
@@ -302,7 +335,7 @@ class Dataset:
 
         def split(part: str, x: Given, y: Given) -> Split:
             try:
-                return Split(_inputs(x, dtype).to(device), y)
+                return Split(_inputs(x, dtype).to(device), y, regression=classes == 0)
             except ValueError as error:
                 raise ValueError(f"{name}, {part}: {error}") from None
 
@@ -333,7 +366,7 @@ class Dataset:
         varies = deviation > 16 * torch.finfo(train.dtype).eps * mean.abs()
         scale = torch.where(varies, 1 / (float(deviations) * deviation), 0.0)
         splits = {
-            name: replace(split, images=(split.images - mean) * scale)
+            name: Split((split.images - mean) * scale, split.labels, regression=split.regression)
             for name, split in (("train", self.train), ("test", self.test))
         }
         known = self.inputs or Inputs(self.input_shape, self.classes)
@@ -413,8 +446,21 @@ def require_learnable(split: Split, classes: int, name: str = "split") -> None:
         return
     if len(split) == 0:
         raise ValueError(f"{name}: expected at least one sample, got none")
+    if split.regression != (classes == 0):
+        kinds = ("class numbers", "the targets of a regression")
+        wanted, got = kinds if classes else reversed(kinds)
+        raise ValueError(f"{name}: expected {wanted}, as classes = {classes} says, got {got}")
+    if split.regression:
+        unreal = ~split.labels.isfinite().flatten(1).all(1)
+        if unreal.any():
+            sample = int(unreal.nonzero()[0])
+            raise ValueError(
+                f"{name}: expected finite targets, got some that are not in sample {sample}"
+            )
+        if not split.variance:
+            raise ValueError(f"{name}: expected targets that differ, got {len(split)} alike")
     wrong = (split.labels < 0) | (split.labels >= classes)
-    if wrong.any():
+    if not split.regression and wrong.any():
         sample = int(wrong.nonzero()[0])
         from_one = int(split.labels.min()) == 1 and int(split.labels.max()) == classes
         raise ValueError(

@@ -85,7 +85,7 @@ class BPTT(Estimator):
             state=state,
             phase="free phase, where it is differentiated,",
         )
-        output = model.output(last.state)
+        output = model.prediction(last.state)
         losses = require_per_sample("cost", self.cost(output, target), len(x))
         if output.requires_grad:
             require_differentiable(losses)

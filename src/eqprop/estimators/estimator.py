@@ -41,7 +41,7 @@ class Estimate:
     """What an estimator did, besides filling ``.grad``.
 
     Attributes:
-        free: the free phase; ``model.output(free.state)`` is the network's prediction before the
+        free: the free phase; ``model.prediction(free.state)`` is what the network said before the
             update. No estimator keeps a graph behind it: ``.numpy()`` does.
         nudged: the nudged phases, none for estimators without them.
     """

@@ -100,8 +100,8 @@ class RecurrentBackprop(Estimator):
         target: Tensor,
     ) -> tuple[Tensor, ...]:
         """λ = Jᵀ λ + ∂L/∂s, from one graph of one transition."""
-        gradient = cost_gradient(self.cost, model.output(free.state), target) / len(target)
-        pulls = model.forces(model.pull(free.state, gradient))
+        gradient = cost_gradient(self.cost, model.prediction(free.state), target) / len(target)
+        pulls = model.forces_on_layers(model.pull_back(free.state, gradient))
         source = tuple(pulls.get(i, torch.zeros_like(layer)) for i, layer in enumerate(state))
         adjoint = source
         moved, size, taken = torch.tensor(0.0), torch.tensor(0.0), 0

@@ -203,7 +203,7 @@ class LayeredNetwork(ConvergentModel):
         return self.updates == "alternating"
 
     @property
-    def arrival(self) -> int:
+    def steps_to_arrive(self) -> int:
         steps = self.graph.reach + 1
         # Of two classes each follows the other within one step; of more, one of them does at least.
         return steps // 2 + 1 if self.in_turn and len(self.graph.classes) < 3 else steps
@@ -361,7 +361,7 @@ class LayeredNetwork(ConvergentModel):
         if not self.in_turn:
             return super().step(drive, state, force)
         graph, chain, layers = self.graph, self.chain, list(state)
-        driven, forces = self._driven(drive), self.forces(force)
+        driven, forces = self._driven(drive), self.forces_on_layers(force)
         rates = [self.rate(layer) for layer in state]
         # What a connection finds holds for as long as its lower layer stays.
         known: dict[int, Trace] = {}

@@ -76,7 +76,7 @@ class TrainedRun:
         found = []
         for part in x.split(_AT_ONCE):
             free = relax(self.network, part, of.free_steps, tolerance=of.tolerance)
-            found.append(self.network.output(free.state))
+            found.append(self.network.prediction(free.state))
         return torch.cat(found)
 
     def predict(self, raw: Any) -> Tensor:

@@ -13,11 +13,11 @@ from eqprop.core.fitting import require_input, require_model, require_unchanging
 from eqprop.core.models import ConvergentModel
 from eqprop.core.phases import relax
 from eqprop.core.settling import two_cycles
-from eqprop.data.dataset import Split, one_hot, require_learnable
+from eqprop.data.dataset import Split, require_learnable
 from eqprop.summary import summary
 from eqprop.training.settled import AT_REST, Tally
 
-__all__ = ["Evaluation", "evaluate", "guessing_error", "predict"]
+__all__ = ["Evaluation", "evaluate", "guessing_error", "missed", "predict"]
 
 
 @final
@@ -26,7 +26,9 @@ class Evaluation:
     """What :func:`evaluate` found.
 
     Attributes:
-        error: misclassified samples, in %.
+        error: misclassified samples, in %; of a regression the share of the variance of the targets
+            that is not explained, 100 · mean ‖ŷ − y‖² / mean ‖y − ȳ‖², which is 100 for whoever
+            says the mean ȳ of all.
         loss: mean cost.
         samples: how many were looked at.
         residual: max |s_T − s_{T−1}| at the end of the free phase, over all samples, per layer.
@@ -51,8 +53,17 @@ class Evaluation:
 
 
 def guessing_error(split: Split) -> float:
-    """The error of always answering the most frequent class, in %."""
+    """The error of always answering the most frequent class, or the mean of all targets, in %."""
+    if split.regression:
+        return 100.0
     return 100 * (1 - int(split.labels.bincount().max()) / len(split))
+
+
+def missed(output: Tensor, labels: Tensor, split: Split) -> Tensor:
+    """How many samples of a split are misclassified; of a regression Σ ‖ŷ − y‖² ÷ its variance."""
+    if split.regression:
+        return (output - labels).double().square().sum() / split.variance
+    return (output.argmax(1) != labels).sum()
 
 
 @torch.no_grad()
@@ -60,7 +71,7 @@ def predict(
     model: ConvergentModel, x: Tensor, free_steps: int, tolerance: float | None = None
 ) -> Tensor:
     """The class of every sample, (B,): the largest unit of the output at the steady state."""
-    return model.output(relax(model, x, free_steps, tolerance=tolerance).state).argmax(1)
+    return model.prediction(relax(model, x, free_steps, tolerance=tolerance).state).argmax(1)
 
 
 @torch.no_grad()
@@ -94,20 +105,27 @@ def evaluate(
     model = require_model(model)
     require_unchanging(model)
     units = math.prod(model.output_shape)
-    require_learnable(split, units, f"split, for a network of {units} output units")
+    classes = 0 if getattr(split, "regression", False) else units
+    require_learnable(split, classes, f"split, for a network of {units} output units")
+    if split.regression and split.labels.shape[1:] != model.output_shape:
+        raise ValueError(
+            f"split: expected targets of the shape of the output, {model.output_shape}, got "
+            f"{tuple(split.labels.shape[1:])}"
+        )
     require_input(model, split.images, "images")
     cost = SquaredError() if cost is None else cost
     require_cost(cost)
-    wrong = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    wrong = torch.zeros((), device=split.labels.device)
+    wrong = wrong.to(torch.float64 if split.regression else torch.int64)
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     worst: tuple[float, ...] = ()
     tally, cycling, looked_at = Tally(model.epsilon), 0, 0
     for x, labels in split.batches(batch_size):
         drive = model.drive(x)
         free = relax(model, x, free_steps, drive=drive, tolerance=tolerance)
-        output = model.output(free.state)
-        wrong += (output.argmax(1) != labels).sum()
-        loss += cost(output, one_hot(labels, output.shape[1], output.dtype)).sum()
+        output = model.prediction(free.state)
+        wrong += missed(output, labels, split)
+        loss += cost(output, split.targets(labels, units).to(output.dtype)).sum()
         worst = tuple(map(max, worst, free.residual)) if worst else free.residual
         tally.add(free)
         limit = free.limits(AT_REST * model.epsilon)

@@ -58,7 +58,12 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
     assert isinstance(estimator, Estimator)
     assert isinstance(optimizer, Optimizer)
     assert isinstance(data, Dataset)
-    if model.output_shape != (data.classes,):
+    if data.train.regression and model.output_shape != data.train.labels.shape[1:]:
+        raise ValueError(
+            f"model: expected an output of the shape of the targets of {data.name}, "
+            f"{tuple(data.train.labels.shape[1:])}, got {model.output_shape}"
+        )
+    if not data.train.regression and model.output_shape != (data.classes,):
         units = " × ".join(map(str, model.output_shape))
         raise ValueError(
             f"model: expected an output layer of {data.classes} units, one for every class of "

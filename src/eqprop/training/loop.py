@@ -26,7 +26,7 @@ from eqprop.data.dataset import Dataset, Split
 from eqprop.estimators.descent import require_no_closure
 from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.summary import summary
-from eqprop.training.evaluation import evaluate
+from eqprop.training.evaluation import evaluate, missed
 from eqprop.training.fitting import learnt_by, require_trainable, warn_of_unmoved
 from eqprop.training.settled import Tally
 
@@ -40,7 +40,8 @@ class Metrics:
 
     Attributes:
         epoch: from 1.
-        train_error: misclassified training samples in %, each counted in the free phase of its own
+        train_error: misclassified training samples in %, or of a regression the share of the
+            variance of its targets that is not explained, each counted in the free phase of its own
             mini-batch, before the update (and after augmentation, if there is any).
         train_loss: mean cost in the same phases.
         test_error: misclassified test samples in %, after the epoch.
@@ -87,7 +88,8 @@ class Unfinished:
         batch: how many of its mini-batches are done.
         began: the state of the random generator at its begin, from which the order of its samples
             was drawn.
-        wrong: how many samples were misclassified so far.
+        wrong: how many samples were misclassified so far; see
+            :func:`~eqprop.training.evaluation.missed`.
         loss: the sum of their costs.
         samples: how many there were.
         seconds: how long they took.
@@ -98,7 +100,7 @@ class Unfinished:
     epoch: int
     batch: int
     began: Tensor
-    wrong: int
+    wrong: float
     loss: float
     samples: int
     seconds: float
@@ -155,7 +157,7 @@ class Running:
 
     @property
     def train_error(self) -> float:
-        """Misclassified so far, in %; waits for the device."""
+        """Misclassified, or of a regression unexplained, so far, in %; waits for the device."""
         return 100 * self.wrong.item() / self.samples
 
     def unfinished(self) -> Unfinished:
@@ -165,7 +167,7 @@ class Running:
             epoch=self.epoch,
             batch=self.batch,
             began=self.began,
-            wrong=int(self.wrong),
+            wrong=self.wrong.item(),
             loss=self.loss.item(),
             samples=self.samples,
             seconds=time.perf_counter() - self.started,
@@ -309,7 +311,7 @@ def _epochs(
     on_batch: Callable[[Running], None],
 ) -> Iterator[Metrics]:
     images = data.train.images
-    targets = torch.eye(data.classes, dtype=images.dtype, device=images.device)
+    eye = torch.eye(data.classes, dtype=images.dtype, device=images.device)
     batches = -(-len(data.train) // batch_size)
     learns = True
     watching = isinstance(scheduler, ReduceLROnPlateau)
@@ -319,7 +321,8 @@ def _epochs(
         left = unfinished if unfinished is not None and unfinished.epoch == epoch else None
         began, parts = _order(data.train, batch_size, generator, left)
         started = time.perf_counter() - (left.seconds if left else 0.0)
-        wrong = torch.tensor(left.wrong if left else 0, device=targets.device)
+        kind = torch.float64 if data.train.regression else torch.int64
+        wrong = torch.tensor(left.wrong if left else 0, dtype=kind, device=eye.device)
         loss = torch.tensor(left.loss if left else 0.0, dtype=torch.float64, device=wrong.device)
         samples, earlier = (left.samples, left.batch) if left else (0, 0)
         free = Tally(model.epsilon, earlier=left.free if left else None)
@@ -330,7 +333,7 @@ def _epochs(
         for batch, (x, labels) in enumerate(parts, earlier + 1):
             if augmentation is not None:
                 x = augmentation(x, generator)
-            target = targets[labels]
+            target = labels if data.train.regression else eye[labels]
             if learns:
                 optimizer.zero_grad()
             try:
@@ -348,14 +351,14 @@ def _epochs(
             if scheduler is not None and not watching:
                 scheduler.step()
             with torch.no_grad():
-                output = model.output(estimate.free.state)
-                wrong += (output.argmax(1) != labels).sum()
+                output = model.prediction(estimate.free.state)
+                wrong = wrong + missed(output, labels, data.train)
                 loss += estimator.cost(output, target).sum()
             samples += len(labels)
             free.add(estimate.free)
             for phase in estimate.nudged:
                 nudged.add(phase)
-            now = replace(now, batch=batch, samples=samples, estimate=estimate)
+            now = replace(now, wrong=wrong, batch=batch, samples=samples, estimate=estimate)
             on_batch(now)
         _require_finite(model, f"at the end of epoch {epoch}")
         if now.estimate is not None:  # An epoch that was left in its test has no mini-batch more.
