@@ -66,7 +66,18 @@ def run(options: argparse.Namespace) -> int:
     # Of the settings of both, those above are meant.
     named = {name: value for name, value in vars(options).items() if name in OVERRIDES}
     changes = given(argparse.Namespace(**named), Experiment)
-    for name, experiment in settings.rows(options.presets or list(PRESETS), changes):
+    presets = options.presets
+    if not presets:
+        # What is made for a GPU takes hours on anything else.
+        elsewhere = [
+            name
+            for name, preset in PRESETS.items()
+            if settings.device == "cpu" != preset.experiment.device
+        ]
+        for name in elsewhere:
+            print(f"{name} left out: device = cpu: expected a GPU, or its name", file=sys.stderr)
+        presets = [name for name in PRESETS if name not in elsewhere]
+    for name, experiment in settings.rows(presets, changes):
         # What an estimator refuses is said now, not after minutes.
         try:
             runs.build_learner(experiment)

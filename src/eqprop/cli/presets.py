@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = [
         (
             name,
-            e.optimizer if e.schedule == "constant" else f"{e.optimizer}, {e.schedule}",
+            e.optimizer if e.schedule == "constant" else f"{e.optimizer}, cos",
             " ".join(f"{rate:g}" for rate in e.learning_rates),
             str(e.free_steps),
             str(e.nudged_steps),
@@ -57,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
     ]
     print_table(headers, chosen, text=3)
     print(
-        "Learning rates are listed input side first. settle: every sample ends a phase\n"
-        "where it rests, in at most T or K steps. Train one with: eqprop train PRESET"
+        "cos: learning rates fall like half a cosine. They are listed input side first.\n"
+        "settle: every sample ends a phase where it rests, in at most T or K steps.\n"
+        "Train one with: eqprop train PRESET"
     )
     return 0

@@ -293,7 +293,8 @@ def _train(
         # Last, as the terminal may be what has gone.
         display.batch(running)
 
-    folder.write_inputs(dataset.inputs)
+    if not folder.inputs.exists():
+        folder.write_inputs(dataset.inputs)
     try:
         with closing(display), stop.awaited(), naming(folder.path):
             for metrics in learner.train(dataset, begun, on_batch):
