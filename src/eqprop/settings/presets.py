@@ -26,8 +26,15 @@ and why:
   steps to add up. So plain gradient descent learns at twenty times the published rate. With untied
   weights the rate above the first layer is small, as the backward weights, which move by the same
   one, would otherwise shrink and turn away from the forward ones.
+- ``cifar-10-small``: inputs of mean 0 and deviation 1 are learnt faster than those in [0, 1] (train
+  error about image 10 000 of the first epoch: 62 instead of 77 %, seed 0), with initial weights of
+  0.7 times the usual size still faster (about image 15 000: 54 instead of 57), with T = 8, K = 4
+  as fast as with 12, 5.
 - ``p-conv-fast``: larger rates above the first layer make it settle more slowly; T = 6, K = 3 then
   got worse from the second epoch, T = 8 ended at 0.69 % after nine (seed 0; rates 0.0005, 0.001).
+
+``cifar-10`` has the recipe of https://arxiv.org/abs/2006.03824 with a softmax readout; rates, K and
+β are those of its code. It has not been run here.
 
 Source: https://arxiv.org/abs/1905.13633, Table 1; https://arxiv.org/abs/2005.04168, figure 4; and
 the commands published with them.
