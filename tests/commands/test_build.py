@@ -573,3 +573,8 @@ def test_links_of_untied_networks_are_untied_but_from_the_input() -> None:
 def test_links_between_layers_that_are_not_there_are_refused(link: str) -> None:
     with pytest.raises(ConfigurationError, match=f"links = {link}: expected "):
         experiment(links=(link,), learning_rates=(0.1,) * 3)
+
+
+def test_there_is_a_weight_for_each_class_or_none() -> None:
+    with pytest.raises(ConfigurationError, match="class_weights = 1.0 2.0: expected 10 numbers"):
+        build_learner(experiment(class_weights=(1.0, 2.0)))

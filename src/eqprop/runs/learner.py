@@ -8,6 +8,7 @@ import torch
 
 from eqprop.data.augmentation import Augmentation
 from eqprop.data.dataset import Dataset, Source
+from eqprop.errors import ConfigurationError
 from eqprop.estimators.estimator import Estimator
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.registries import DATASETS
@@ -113,11 +114,17 @@ def build_learner(experiment: Experiment) -> Learner:
 
     Raises:
         ConfigurationError: a device that is not there, a convolution that does not fit, a shift
-            that is too large.
+            that is too large, not one weight for each class.
         UsageError: the estimator refuses a setting.
         Failure: the memory is too small.
     """
     source: Source = DATASETS.load(experiment.dataset)
+    if experiment.class_weights and len(experiment.class_weights) != source.classes:
+        raise ConfigurationError(
+            "class_weights",
+            experiment.class_weights,
+            f"{source.classes} numbers, one for each class of {experiment.dataset}",
+        )
     network = build_network(experiment, source.input_shape, source.classes)
     optimizer = build_optimizer(experiment, network)
     return Learner(
