@@ -85,6 +85,21 @@ def test_raw_images_are_scaled_as_those_of_the_run_were(run: Run, folder: Path) 
         opened.predict(raw[:, :1])
 
 
+def test_data_whose_classes_have_changed_is_refused(run: Run, folder: Path) -> None:
+    assert run("train", "--dataset", f"folder:{folder}", *WORDS, "--out", "r")[0] == 0
+    for part in ("train", "test"):
+        (folder / part / "red").rename(folder / part / "apple")
+    before = Path("r/config.json").read_bytes()
+    for words in (["evaluate", "r"], ["train", "--resume", "r", "--epochs", 4]):
+        status, _, err = run(*words)
+        assert status == 1
+        assert err.splitlines()[-1] == (
+            "eqprop: error: r: expected the data that it has learnt from, the classes blue, red, "
+            "found apple, blue; bring that back, or train a new run"
+        )
+    assert Path("r/config.json").read_bytes() == before
+
+
 def test_what_a_network_cannot_look_at_is_refused_in_a_line(run: Run, folder: Path) -> None:
     assert (
         run("train", "--dataset", f"folder:{folder}", *WORDS, "--epochs", 1, "--out", "r")[0] == 0

@@ -271,14 +271,21 @@ def test_normalised_inputs_have_the_mean_and_deviation_asked_for(shape: tuple[in
 
 
 def test_what_does_not_vary_becomes_zero_where_inputs_are_normalised() -> None:
-    x = torch.cat([torch.rand(10, 1), torch.full((10, 1), 0.1)], 1)
-    found = Dataset("mine", Split(x, [0, 1] * 5), Split(x, [0, 1] * 5), 2).normalized()
+    x, labels = torch.rand(13, 2), [0, *[0, 1] * 6]
+    x[:, 1] = 0.1
+    found = Dataset("mine", Split(x, labels), Split(x, labels), 2).normalized()
     assert not found.train.images[:, 1].any()
     assert found.train.images[:, 0].std(correction=0) == pytest.approx(1)
+    for value in (0.1, 0.3, 1.7):
+        # The mean of these, and so their deviation, may be off by rounding.
+        same = torch.full((13, 1), value)
+        found = Dataset("mine", Split(same, labels), Split(same, labels), 2).normalized()
+        assert found.inputs is not None
+        assert found.inputs.scale == (0.0,)
     impossible: list[Any] = [0, -1.0, math.inf, "1"]
     for wrong in impossible:
         with pytest.raises(ValueError, match="deviations: expected a finite number > 0"):
-            Dataset("mine", Split(x, [0] * 10), Split(x, [1] * 10), 2).normalized(wrong)
+            Dataset("mine", Split(x, labels), Split(x, labels), 2).normalized(wrong)
 
 
 def test_classes_are_counted_in_both_splits() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eqprop.analysis.processes import bptt_process, ep_process
 from eqprop.core.costs import Cost, CrossEntropy, SquaredError, Weighted
+from eqprop.core.models import NudgePlace
 from eqprop.core.nudging import Nudge
 from eqprop.core.phases import relax
 from eqprop.data.dataset import Dataset, Split, load_dataset
@@ -251,6 +252,12 @@ def test_images_of_the_last_layer_are_read_in_one_row() -> None:
         (nn.Linear(4, 3), ValueError, "readout: expected one that takes the 5 units"),
         ("softmax", TypeError, r"readout: expected a module such as nn.Linear\(5, 10\), got str"),
         (nn.Flatten(0), ValueError, "readout: expected what it says of every sample"),
+        (
+            nn.Sequential(nn.Linear(5, 3), nn.Softmax(0)),
+            ValueError,
+            "readout: expected one that looks at every sample alone",
+        ),
+        (nn.LazyLinear(3), ValueError, "readout: expected one that knows its sizes"),
     ],
 )
 def test_a_readout_that_does_not_fit_is_refused(
@@ -307,6 +314,54 @@ def test_the_weight_of_a_sample_is_that_of_its_class() -> None:
 def test_a_cost_that_cannot_be_is_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout(), nn.BatchNorm1d(5)], ids=str)
+def test_a_readout_that_changes_in_training_mode_is_refused_as_such_a_network_is(
+    kind: nn.Module, batch: Batch
+) -> None:
+    model = network(nn.Sequential(kind, nn.Linear(5, 3)))
+    assert kind.training
+    with pytest.raises(ValueError, match=r"in training mode, .*put it into evaluation mode"):
+        EquilibriumPropagation(5, 2, 0.5)(model, *batch)
+    kind.eval()
+    EquilibriumPropagation(5, 2, 0.5)(model, *batch)
+
+
+@pytest.mark.parametrize(
+    "cost", [CrossEntropy(), Weighted(SquaredError(), [1.0, 1.0, 2.0])], ids=str
+)
+def test_targets_that_are_no_classes_are_refused_by_costs_of_classes(
+    cost: Cost, batch: Batch
+) -> None:
+    x, y = batch
+    estimator = EquilibriumPropagation(5, 2, 0.5, cost=cost)
+    for target in (y - 0.5, 2 * y, y * 0):
+        with pytest.raises(
+            ValueError, match=r"expected one-hot vectors, or probabilities that sum"
+        ):
+            estimator(network(), x, target)
+    estimator(network(), x, 0.5 * y + 0.5 / 3)
+
+
+def test_the_softmax_of_one_output_is_refused(batch: Batch) -> None:
+    estimator = EquilibriumPropagation(5, 2, 0.5, cost=CrossEntropy())
+    target = torch.ones(6, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="expected at least two outputs, one for each class"):
+        estimator(network(classes=1), batch[0], target)
+
+
+def test_weights_may_be_a_tensor_but_not_all_zero() -> None:
+    assert Weighted(SquaredError(), torch.tensor([1.0, 2.0])).weights == (1.0, 2.0)
+    with pytest.raises(ValueError, match="not all of them 0"):
+        Weighted(SquaredError(), [0.0, 0.0])
+
+
+def test_a_checkpoint_knows_where_a_nudge_acts() -> None:
+    one, other = (
+        PrototypicalNetwork(dense(4, 3), nudge=place).architecture for place in get_args(NudgePlace)
+    )
+    assert (one["nudge"], other["nudge"]) == ("outside", "inside")
 
 
 def trained(model: LayeredNetwork, cost: Cost) -> list[str]:

@@ -159,8 +159,9 @@ def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
         done = "its beginning" if checkpoint is None else checkpoint.place
         _say(f"{config.preset} goes on from {done}; loading {experiment.dataset}")
         writer = _event_writer() if options.tensorboard else None
-        learner = runs.build_learner(experiment)
         dataset = runs.build_data(experiment, options.data_dir or config.data_dir)
+        folder.require_same_inputs(dataset.inputs)
+        learner = runs.build_learner(experiment)
         if checkpoint is not None:
             learner.restore(checkpoint)
         data_dir = _kept(options.data_dir) or config.data_dir

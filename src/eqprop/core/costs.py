@@ -70,6 +70,13 @@ class Cost(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
+    def require_target(self, target: Tensor) -> None:  # noqa: B027 - most costs take any
+        """Refuse a target that the cost has no meaning for; called once for every mini-batch.
+
+        Raises:
+            ValueError: says what is expected.
+        """
+
     def gradient(self, output: Tensor, target: Tensor) -> Tensor:
         """∂ℓ/∂ŷ for every sample, shaped like ``output``.
 
@@ -117,7 +124,8 @@ class CrossEntropy(Cost):
 
     Raises:
         TypeError: a scale that is no number.
-        ValueError: one that is not above 0, or output and target of different shapes.
+        ValueError: one that is not above 0, output and target of different shapes, a single output,
+            whose softmax is 1 whatever it is, or targets that are no probabilities.
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -127,6 +135,14 @@ class CrossEntropy(Cost):
 
     def __repr__(self) -> str:
         return f"CrossEntropy(scale={self.scale:g})"
+
+    def require_target(self, target: Tensor) -> None:
+        _require_probabilities(target)
+        if target.shape[1] < 2:
+            raise ValueError(
+                "cost: expected at least two outputs, one for each class, got one, whose softmax "
+                "is 1 whatever it is; take two, or SquaredError()"
+            )
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         _require_same_shape(output, target)
@@ -148,17 +164,19 @@ class Weighted(Cost):
         weights: w_c, one for each class; 1 leaves a class as it is.
 
     Raises:
-        ValueError: no weights, or some that are negative or not finite; a target of another number
-            of classes.
+        ValueError: no weights, some that are negative or not finite, or none above 0; a target of
+            another number of classes, or that is no probabilities.
     """
 
-    def __init__(self, cost: Cost, weights: Sequence[float]) -> None:
+    def __init__(self, cost: Cost, weights: Sequence[float] | Tensor) -> None:
         require_cost(cost)
         self.cost = cost
-        self.weights = tuple(require_number("weights", weight) for weight in weights)
-        if not self.weights or not all(0 <= w < float("inf") for w in self.weights):
+        given = weights.tolist() if isinstance(weights, Tensor) else weights
+        self.weights = tuple(require_number("weights", weight) for weight in given)
+        if not any(self.weights) or not all(0 <= w < float("inf") for w in self.weights):
             raise ValueError(
-                f"weights: expected finite numbers of at least 0, one for each class, got {weights}"
+                "weights: expected finite numbers of at least 0, one for each class and not all "
+                f"of them 0, got {weights}"
             )
 
     def __repr__(self) -> str:
@@ -170,6 +188,10 @@ class Weighted(Cost):
     def gradient(self, output: Tensor, target: Tensor) -> Tensor:
         return self.cost.gradient(output, target) * self._of(target).unsqueeze(1)
 
+    def require_target(self, target: Tensor) -> None:
+        self.cost.require_target(target)
+        _require_probabilities(target)
+
     def _of(self, target: Tensor) -> Tensor:
         if target.dim() != 2 or target.shape[1] != len(self.weights):
             raise ValueError(
@@ -177,6 +199,16 @@ class Weighted(Cost):
                 f"{tuple(target.shape[1:])}"
             )
         return target @ target.new_tensor(self.weights)
+
+
+def _require_probabilities(target: Tensor) -> None:
+    """Refuse targets that are no classes, such as those of a regression."""
+    sums = target.flatten(1).sum(1)
+    if target.dim() != 2 or (target < 0).any() or ((sums - 1).abs() > 1e-3).any():
+        raise ValueError(
+            "target: expected one-hot vectors, or probabilities that sum to 1, as the cost is one "
+            "of classes, got other numbers; of a regression take SquaredError()"
+        )
 
 
 def _require_same_shape(output: Tensor, target: Tensor) -> None:

@@ -233,7 +233,7 @@ class ConvergentModel(nn.Module, ABC):
             "activation": None if self.activation is None else self.activation.name,
             "clip": self.clip,
             **({"readout": str(self.readout)} if self.has_readout else {}),
-            **({} if self.nudge_place == "outside" else {"nudge": self.nudge_place}),
+            "nudge": self.nudge_place,
         }
 
     def require_intact(self) -> None:
@@ -544,16 +544,34 @@ def _shape_read(readout: nn.Module, units: int) -> tuple[int, ...]:
         raise TypeError(
             f"readout: expected a module such as nn.Linear({units}, 10), got {described(readout)}"
         )
-    like = next((p for p in readout.parameters() if p.is_floating_point()), torch.empty(0))
+    parameters = list(readout.parameters())
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters):
+        raise ValueError(
+            f"readout: expected one that knows its sizes, got {readout}; call it once before, on "
+            f"zeros (1, {units}), or give the sizes, as nn.Linear({units}, 10) does"
+        )
+    like = next((p for p in parameters if p.is_floating_point()), torch.empty(0))
+    training = [module for module in readout.modules() if module.training]
     try:
+        # Dropout and batch normalisation in training mode are refused when they are used.
+        readout.eval()
         with torch.no_grad():
-            said = readout(like.new_zeros(1, units))
-    except RuntimeError as error:
+            said, alone = (readout(like.new_zeros(count, units)) for count in (2, 1))
+    except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"readout: expected one that takes the {units} units of the output layer, (B, {units})"
             f", got {readout}, which says: {str(error).splitlines()[0]}"
         ) from None
-    if not isinstance(said, Tensor) or said.dim() < 2 or len(said) != 1:
+    finally:
+        for module in training:
+            module.training = True
+    if isinstance(said, Tensor) and said.dim() > 1 and len(said) == 2:
+        if not torch.allclose(said[:1], alone, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise ValueError(
+                f"readout: expected one that looks at every sample alone, got {readout}, whose "
+                "output depends on the others; a softmax goes over dimension 1"
+            )
+    else:
         got = tuple(said.shape) if isinstance(said, Tensor) else described(said)
         raise ValueError(f"readout: expected what it says of every sample, (B, …), got {got}")
     return tuple(said.shape[1:])

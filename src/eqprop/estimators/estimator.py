@@ -107,6 +107,7 @@ class Estimator(ABC):
         model = require_model(model)
         _require_fitting(model, x, target)
         require_cost(self.cost)
+        self.cost.require_target(target)
         if not isinstance(generator, torch.Generator | None):
             raise TypeError(
                 "generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), "
@@ -143,10 +144,15 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
         )
     shape = model.output_shape
     if target.shape[1:] != shape:
+        graph = getattr(model, "graph", None)
+        several = ""
+        if model.output_layers > 1 and not model.has_readout and graph is not None:
+            names = ", ".join(graph.names[-model.output_layers :])
+            several = f" (those of the outputs {names} side by side)"
         labels = target.dim() == 1 and not target.is_floating_point()
         advice = f"; use eqprop.one_hot(labels, {shape[0]})" if labels and len(shape) == 1 else ""
         raise ValueError(
-            f"target: expected one value for every output unit, {(len(x), *shape)}, got "
+            f"target: expected one value for every output unit, {(len(x), *shape)}{several}, got "
             f"{'labels, ' if labels else ''}{tuple(target.shape)}{advice}"
         )
     if not len(x) or len(x) != len(target):

@@ -363,7 +363,7 @@ class LayeredNetwork(ConvergentModel):
         graph, chain, layers = self.graph, self.chain, list(state)
         driven, forces = self._driven(drive), self.forces_on_layers(force)
         rates = [self.rate(layer) for layer in state]
-        # What a connection finds holds for as long as its lower layer stays.
+        # What a connection finds of its lower layer holds until that moves, once in a step.
         known: dict[int, Trace] = {}
         for members in graph.classes:
             for layer in members:
@@ -379,8 +379,6 @@ class LayeredNetwork(ConvergentModel):
                 layers[layer] = self.advance(field, forces.get(layer))
             for layer in members:
                 rates[layer] = self.rate(layers[layer])
-                for i, _ in graph.above[layer]:
-                    known.pop(i, None)
         return tuple(layers)
 
     def contrast_gradients(

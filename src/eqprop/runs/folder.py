@@ -181,6 +181,30 @@ class RunFolder:
                 f"else ({type(error).__name__}: {error}); delete it to have the data looked at"
             ) from None
 
+    def require_same_inputs(self, inputs: Inputs | None) -> None:
+        """Refuse data that is no longer what the run has learnt from.
+
+        Raises:
+            RunError: the inputs have another shape, or the classes have other names or another
+                order, so that what was learnt would be taken for something else.
+        """
+        known = self.read_inputs()
+        if known is None or inputs is None:
+            return
+        for what in ("shape", "classes", "names"):
+            was, now = getattr(known, what), getattr(inputs, what)
+            if was != now:
+                said, found = (
+                    ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                    for value in (was, now)
+                )
+                plural = {"shape": "inputs of shape", "classes": "classes:", "names": "the classes"}
+                raise RunError(
+                    f"{self.path}: expected the data that it has learnt from, {plural[what]} "
+                    f"{said or 'none'}, found {found or 'none'}; bring that back, or train a new "
+                    "run"
+                )
+
     def read_config(self) -> RunConfig:
         """What ``config.json`` says.
 

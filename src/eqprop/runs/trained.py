@@ -138,7 +138,8 @@ def open_run(
         before_training: with the weights that training began with; no checkpoint is needed.
 
     Raises:
-        RunError: the folder is not that of a run, or has no checkpoint yet.
+        RunError: the folder is not that of a run, or has no checkpoint yet; or, once its data is
+            asked for, that has other classes than it had.
         CheckpointError: its checkpoint is damaged, or that of another network.
         ConfigurationError: a change that is not allowed.
         Failure: of a run without ``inputs.json``, the data is not to be had; or the memory is too
@@ -152,7 +153,10 @@ def open_run(
 
     @cache
     def load() -> Dataset:
-        return build_data(experiment, data_dir or config.data_dir)
+        found = build_data(experiment, data_dir or config.data_dir)
+        if experiment.dataset == config.experiment.dataset:
+            folder.require_same_inputs(found.inputs)
+        return found
 
     inputs = folder.read_inputs() or load().inputs
     if inputs is None:

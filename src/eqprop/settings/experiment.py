@@ -306,6 +306,11 @@ class Experiment(Settings):
             "none in a network without hidden layers, of which there would be none to read",
         )
         self.require(
+            "class_weights",
+            not self.class_weights or any(self.class_weights),
+            "a weight above 0 for some class",
+        )
+        self.require(
             "output_scale",
             self.output_scale is None or self.cost == "cross-entropy",
             "none, unless cost = cross-entropy",
