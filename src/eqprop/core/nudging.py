@@ -71,10 +71,12 @@ class Nudge:
 
     def _pull(self, state: State) -> Tensor:
         """∂ℓ/∂s of the output layer: ∂ℓ/∂ŷ, handed back through the readout if there is one."""
-        if self.model is None:
+        model = self.model
+        # The usual case, in which nothing stands between the layer and the cost, in every step.
+        if model is None or (model.output_layers == 1 and not model.has_readout):
             return cost_gradient(self.cost, state[-1], self.target)
-        gradient = cost_gradient(self.cost, self.model.prediction(state), self.target)
-        return self.model.pull_back(state, gradient)
+        gradient = cost_gradient(self.cost, model.prediction(state), self.target)
+        return model.pull_back(state, gradient)
 
     def of(self, model: ConvergentModel) -> "Nudge":
         """The same on the output of this model, unless it is of another one already."""
