@@ -281,6 +281,10 @@ def edge(low: str, high: str, lower: int = 3, upper: int = 3) -> Edge:
             "expected a tied one from the input x to a",
         ),
         ([edge("x", "a"), edge("x", "a", 4, 3)], r"layer x has shape \(3,\)"),
+        (
+            [edge("x", "y"), edge("a", "b"), edge("b", "a")],
+            "expected a way from every layer to an output",
+        ),
     ],
 )
 def test_a_graph_that_cannot_be_is_refused_with_its_layers(edges: list[Edge], message: str) -> None:

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         elsewhere = [
             name
             for name, preset in PRESETS.items()
-            if settings.device == "cpu" != preset.experiment.device
+            if settings.device == "cpu" and preset.experiment.device != "cpu"
         ]
         for name in elsewhere:
             print(f"{name} left out: device = cpu: expected a GPU, or its name", file=sys.stderr)

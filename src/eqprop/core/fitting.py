@@ -18,10 +18,8 @@ _UNSTEADY = (*_CHANGING, _MIXING)
 
 
 def modules_within(model: nn.Module) -> list[nn.Module]:
-    """The model and all its parts, those used twice twice: without names, as every mini-batch asks.
-
-    ``nn.Module.modules`` takes ten times as long.
-    """
+    """The model and all its parts, those used twice twice: without names, as every mini-batch asks
+    and ``nn.Module.modules`` takes longer."""
     found = [model]
     for part in found:
         if part._modules:

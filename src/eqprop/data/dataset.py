@@ -373,7 +373,8 @@ class Dataset:
         if known.mean:
             # Normalised before: (x − m₁) k₁ is what has been normalised again.
             first, by = (mean.new_tensor(of).view_as(mean) for of in (known.mean, known.scale))
-            mean, scale = first + mean / by, by * scale
+            # What did not vary then is 0, whatever it was before.
+            mean, scale = first + torch.where(by == 0, 0.0, mean / by), by * scale
         inputs = replace(
             known,
             mean=tuple(mean.flatten().tolist()),
