@@ -29,6 +29,7 @@ from .analysis.settling_steps import settling_steps as settling_steps
 from .core.activations import Activation as Activation
 from .core.costs import Cost as Cost
 from .core.costs import CrossEntropy as CrossEntropy
+from .core.costs import SampleWeighted as SampleWeighted
 from .core.costs import SquaredError as SquaredError
 from .core.costs import Weighted as Weighted
 from .core.models import ConvergentModel as ConvergentModel
@@ -51,6 +52,7 @@ from .data.dataset import Dataset as Dataset
 from .data.dataset import Split as Split
 from .data.dataset import load_dataset as load_dataset
 from .data.dataset import one_hot as one_hot
+from .data.stream import Stream as Stream
 from .errors import ConfigurationError as ConfigurationError
 from .estimators.bptt import BPTT as BPTT
 from .estimators.continual import ContinualEP as ContinualEP

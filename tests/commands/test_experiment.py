@@ -224,6 +224,9 @@ def values(of: Field[Any]) -> st.SearchStrategy[Any]:
         float: st.floats(allow_nan=False, allow_infinity=False),
         str: st.text(st.characters(exclude_categories=["Cs"])),
     }
+    if kind.several:
+        # An option takes the words that follow it, up to what looks like another one.
+        of_item[str] = of_item[str].filter(lambda word: not word.startswith("-"))
     found = st.sampled_from(kind.names) if kind.names else of_item[kind.item]
     found = st.lists(found).map(tuple) if kind.several else found
     return st.none() | found if kind.optional else found

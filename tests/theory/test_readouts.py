@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from eqprop.analysis.processes import bptt_process, ep_process
-from eqprop.core.costs import Cost, CrossEntropy, SquaredError, Weighted
+from eqprop.core.costs import Cost, CrossEntropy, SampleWeighted, SquaredError, Weighted
 from eqprop.core.models import NudgePlace
 from eqprop.core.nudging import Nudge
 from eqprop.core.phases import relax
@@ -59,6 +59,9 @@ COSTS: dict[str, Cost] = {
     "squared error": SquaredError(),
     "cross-entropy": CrossEntropy(2.0),
     "weighted": Weighted(CrossEntropy(), [0.5, 2.0, 1.0]),
+    "samples weighted": SampleWeighted(
+        SquaredError(), torch.tensor([0.5, 1.5, 0.0, 1.0, 1.2, 0.8], dtype=torch.float64)
+    ),
 }
 pairs = [(r, c) for r in READOUTS for c in COSTS]
 
@@ -117,6 +120,56 @@ def test_the_implicit_gradient_is_that_of_backpropagation_through_all_steps(
         )
     ]
     assert relative_error(*found) < 1e-9
+
+
+ESTIMATORS = {
+    "BPTT": BPTT(T),
+    "implicit gradient": RecurrentBackprop(T, adjoint_tolerance=1e-13),
+    "EP": EquilibriumPropagation(T, 20, 0.5),
+    "EP, settling": EquilibriumPropagation(T, 20, 0.5, tolerance=1e-12),
+    "symmetric EP, settling": EquilibriumPropagation(T, 20, 0.5, "symmetric", tolerance=1e-12),
+}
+
+
+@pytest.mark.parametrize("name", ["BPTT", "implicit gradient"])
+def test_a_sample_of_weight_two_counts_as_two_of_it(name: str, batch: Batch) -> None:
+    model, (x, target) = network(), batch
+    rows = [0, 1, 1, 2, 3, 3, 3, 4, 5]
+    weights = torch.tensor([1, 2, 1, 3, 1, 1], dtype=torch.float64)
+    weighing = ESTIMATORS[name].weighing(weights)
+    found = 6 * estimate(model, batch, weighing)
+    truth = 9 * estimate(model, (x[rows], target[rows]), ESTIMATORS[name])
+    assert relative_error(found, truth) < 1e-10
+    assert isinstance(ESTIMATORS[name].cost, SquaredError)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_sample_of_weight_zero_teaches_nothing(name: str, batch: Batch) -> None:
+    model, (x, target) = network(), batch
+    keep = [0, 2, 3, 5]
+    weights = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.float64)
+    found = 6 * estimate(model, batch, ESTIMATORS[name].weighing(weights))
+    truth = 4 * estimate(model, (x[keep], target[keep]), ESTIMATORS[name])
+    assert relative_error(found, truth) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["EP", "EP, settling", "symmetric EP, settling"])
+def test_what_a_weighted_sample_teaches_does_not_depend_on_its_company(
+    name: str, batch: Batch
+) -> None:
+    model, (x, target) = network(), batch
+    weights = torch.tensor([0.1, 2.0, 5.0, 1.0, 0.3, 1.0], dtype=torch.float64)
+    together = 6 * estimate(model, batch, ESTIMATORS[name].weighing(weights))
+    alone = [
+        estimate(model, (x[[i]], target[[i]]), ESTIMATORS[name].weighing(weights[[i]]))
+        for i in range(6)
+    ]
+    assert relative_error(together, torch.stack(alone).sum(0)) < 1e-9
+
+
+def test_weights_that_are_not_one_for_each_sample_are_refused(batch: Batch) -> None:
+    with pytest.raises(ValueError, match=r"weights: expected one value per sample, shape \(6,\)"):
+        estimate(network(), batch, ESTIMATORS["EP"].weighing(torch.ones(5).double()))
 
 
 @pytest.mark.parametrize("readout", READOUTS)

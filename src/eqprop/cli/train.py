@@ -352,6 +352,7 @@ def _add_events(events: Any, metrics: training.Metrics) -> None:
 
 def _where(folder: runs.RunFolder, running: training.Running, epochs: int) -> str:
     """Where a run was stopped, and how to go on."""
+    assert running.batches is not None  # What a command learns from is held whole.
     return (
         f"stopped in epoch {running.epoch} of {epochs} after {running.batch} of "
         f"{core.counted(running.batches, 'mini-batch')}, and all of it is kept; go on with: "

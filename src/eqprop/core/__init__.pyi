@@ -7,6 +7,7 @@ from .activations import Rho as Rho
 from .activations import as_activation as as_activation
 from .costs import Cost as Cost
 from .costs import CrossEntropy as CrossEntropy
+from .costs import SampleWeighted as SampleWeighted
 from .costs import SquaredError as SquaredError
 from .costs import Weighted as Weighted
 from .costs import cost_gradient as cost_gradient

@@ -16,6 +16,7 @@ from eqprop.core.sizes import described, require_number
 __all__ = [
     "Cost",
     "CrossEntropy",
+    "SampleWeighted",
     "SquaredError",
     "Weighted",
     "cost_gradient",
@@ -76,6 +77,11 @@ class Cost(ABC):
         Raises:
             ValueError: says what is expected.
         """
+
+    def part(self, rows: Tensor) -> "Cost":
+        """The same for some of the samples, by their numbers; the same cost, unless it knows more
+        of a sample than output and target."""
+        return self
 
     def gradient(self, output: Tensor, target: Tensor) -> Tensor:
         """∂ℓ/∂ŷ for every sample, shaped like ``output``.
@@ -192,6 +198,10 @@ class Weighted(Cost):
         self.cost.require_target(target)
         _require_probabilities(target)
 
+    def part(self, rows: Tensor) -> Cost:
+        inner = self.cost.part(rows)
+        return self if inner is self.cost else Weighted(inner, self.weights)
+
     def _of(self, target: Tensor) -> Tensor:
         if target.dim() != 2 or target.shape[1] != len(self.weights):
             raise ValueError(
@@ -199,6 +209,43 @@ class Weighted(Cost):
                 f"{tuple(target.shape[1:])}"
             )
         return target @ target.new_tensor(self.weights)
+
+
+@final
+class SampleWeighted(Cost):
+    """w · ℓ, one weight for each sample of a mini-batch.
+
+    Args:
+        cost: ℓ.
+        weights: w, (B,), on the device of the output; 1 leaves a sample as it is.
+
+    Raises:
+        ValueError: weights that are not one for each sample.
+    """
+
+    def __init__(self, cost: Cost, weights: Tensor) -> None:
+        require_cost(cost)
+        self.cost, self.weights = cost, weights
+
+    def __repr__(self) -> str:
+        return f"SampleWeighted({self.cost!r}, {len(self.weights)} weights)"
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        return self.cost(output, target) * self._of(output)
+
+    def gradient(self, output: Tensor, target: Tensor) -> Tensor:
+        gradient = self.cost.gradient(output, target)
+        return gradient * self._of(output).view(-1, *[1] * (gradient.dim() - 1))
+
+    def part(self, rows: Tensor) -> Cost:
+        return SampleWeighted(self.cost.part(rows), self.weights.index_select(0, rows))
+
+    def require_target(self, target: Tensor) -> None:
+        self.cost.require_target(target)
+        self._of(target)
+
+    def _of(self, samples: Tensor) -> Tensor:
+        return require_per_sample("weights", self.weights, len(samples))
 
 
 def _require_probabilities(target: Tensor) -> None:

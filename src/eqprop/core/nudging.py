@@ -84,7 +84,7 @@ class Nudge:
 
     def part(self, rows: Tensor) -> "Nudge":
         """The same for some of the samples, by their numbers."""
-        return replace(self, target=self.target.index_select(0, rows))
+        return replace(self, cost=self.cost.part(rows), target=self.target.index_select(0, rows))
 
     @property
     def phase(self) -> str:

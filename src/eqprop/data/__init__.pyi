@@ -20,9 +20,11 @@ from .colour import CIFAR_10 as CIFAR_10
 from .colour import CIFAR_100 as CIFAR_100
 from .colour import SVHN as SVHN
 from .dataset import Dataset as Dataset
+from .dataset import Examples as Examples
 from .dataset import Source as Source
 from .dataset import Split as Split
 from .dataset import load_dataset as load_dataset
 from .dataset import one_hot as one_hot
 from .digits import DIGITS as DIGITS
 from .inputs import Inputs as Inputs
+from .stream import Stream as Stream

@@ -1,7 +1,8 @@
 """Data sets held whole, as tensors, on the device that trains on them.
 
 The images of these sets fit into the memory of any device (MNIST in float32 is 0.2 GB), so there
-are no worker processes and no per-sample transforms: a mini-batch is one index into a tensor.
+are no worker processes and no per-sample transforms: a mini-batch is one index into a tensor. What
+does not fit is a `Stream` instead, see `eqprop.data.stream`.
 Pixels lie in [0, 1] and labels are class numbers; `one_hot` turns labels into the targets of the
 squared error. Data of your own need not be images: a table does as well, see `Dataset.from_arrays`.
 
@@ -11,12 +12,13 @@ checks.  The others are the archives of `eqprop.data.archives`: 28 x 28 pixels, 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Self, final
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 
 import numpy as np
 import torch
@@ -26,15 +28,103 @@ from eqprop.data.inputs import Inputs
 from eqprop.registries import DATASETS
 from eqprop.summary import summary
 
-__all__ = ["Dataset", "Source", "Split", "load_dataset", "one_hot", "require_learnable"]
+__all__ = [
+    "Dataset",
+    "Examples",
+    "Source",
+    "Split",
+    "class_numbers",
+    "load_dataset",
+    "numbers_of",
+    "one_hot",
+    "order_of",
+    "regression_targets",
+    "require_batching",
+    "require_floating",
+    "require_learnable",
+    "require_real",
+    "require_values",
+    "sample_weights",
+]
 
 Given = Any
 """Tensors, and all that numpy makes an array of: arrays, lists, columns and tables of pandas."""
 
 
+class Examples(ABC):
+    """One part, training or test, of a data set: static inputs, and what each is to come to.
+
+    Held whole it is a :class:`Split`, read while it is learnt from a
+    :class:`~eqprop.data.stream.Stream`.
+    """
+
+    @property
+    @abstractmethod
+    def regression(self) -> bool:
+        """Whether the labels are targets instead of class numbers."""
+
+    @property
+    @abstractmethod
+    def first(self) -> tuple[Tensor, Tensor]:
+        """The first input, (1, …), and its label: shape, dtype and device of all of them."""
+
+    @property
+    @abstractmethod
+    def variance(self) -> float:
+        """Of the targets of a regression: the mean of ‖y − ȳ‖², ȳ their mean."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are.
+
+        Raises:
+            TypeError: nobody knows, as they come in mini-batches of their own.
+        """
+
+    @abstractmethod
+    def count(self, batch_size: int) -> int | None:
+        """How many mini-batches there are, if that is known."""
+
+    @abstractmethod
+    def batches(
+        self, batch_size: int, generator: torch.Generator | None = None, *, start: int = 0
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Mini-batches that together hold every sample exactly once.
+
+        Args:
+            batch_size: samples per mini-batch; the last one may be shorter.
+            generator: draws the order of the samples, at the time of this call.  It may live on the
+                data's device or on the CPU; a CPU generator gives the same order on every device.
+                Without it the samples come in their stored order.
+            start: how many mini-batches to leave out, at the begin.
+
+        Returns:
+            An iterator over (inputs, labels) of shapes (B, …) and (B,), or over (inputs, labels,
+            weights) where the samples have weights, (B,).
+
+        Raises:
+            ValueError: `batch_size` is less than 1.
+            TypeError: it is no whole number, or the generator is none.
+        """
+
+    @abstractmethod
+    def require_learnable(self, classes: int, name: str) -> None:
+        """Refuse what nothing can be learnt from, see the function of this name.
+
+        Raises:
+            ValueError: says what is wrong, and with which sample.
+        """
+
+    def targets(self, labels: Tensor, classes: int) -> Tensor:
+        """What the output is to come to, (B, …): of class numbers their one-hot vectors."""
+        if self.regression:
+            return labels
+        return one_hot(labels, classes, self.first[0].dtype)
+
+
 @final
 @dataclass(frozen=True, eq=False, init=False)
-class Split:
+class Split(Examples):
     """One part, training or test, of a data set: static inputs, and the class of each.
 
     Both may be given as tensors, or as whatever numpy makes an array of: arrays, lists, columns of
@@ -48,22 +138,32 @@ class Split:
             (N, features), images (N, C, H, W). Floating point.
         labels: class numbers from 0, (N,), int64, on the device of the inputs; of a *regression*
             targets (N, …) of any shape, of the type of the inputs.
+        weights: by what the cost of each sample is multiplied, (N,); none if all count alike.
 
     Args:
         regression: the labels are targets, numbers that the output is to come to.
 
     Raises:
         ValueError: inputs that are no numbers, or grey levels; labels that are no class numbers,
-            such as one-hot vectors, names or fractions; not as many of the one as of the other.
+            such as one-hot vectors, names or fractions; not as many of the one as of the other;
+            weights that are negative, not finite, or all 0.
     """
 
     images: Tensor
     labels: Tensor
+    weights: Tensor | None = field(repr=False)
 
     __repr__ = summary
 
-    def __init__(self, images: Given, labels: Given, *, regression: bool = False) -> None:
-        images, labels = _inputs(images), _numbers("labels", labels)
+    def __init__(
+        self,
+        images: Given,
+        labels: Given,
+        *,
+        regression: bool = False,
+        weights: Given | None = None,
+    ) -> None:
+        images, labels = _inputs(images), numbers_of("labels", labels)
         if images.dim() < 2:
             swapped = labels.dim() > 1
             raise ValueError(
@@ -75,7 +175,11 @@ class Split:
                 "images: expected at least one number for every sample, got none, "
                 f"{tuple(images.shape)}"
             )
-        labels = _targets(labels, images) if regression else _class_numbers(labels, len(images))
+        labels = (
+            regression_targets(labels, images.dtype)
+            if regression
+            else class_numbers(labels, len(images))
+        )
         if len(labels) != len(images):
             turned = images.dim() == 2 and images.shape[1] == len(labels)
             raise ValueError(
@@ -83,74 +187,92 @@ class Split:
                 f"{tuple(images.shape)}, got {len(labels)}"
                 + ("; samples are rows: give images.T" if turned else "")
             )
+        if weights is not None:
+            weights = sample_weights(numbers_of("weights", weights), images)
+            if not weights.any():
+                raise ValueError("weights: expected one above 0, got none")
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels.to(images.device))
+        object.__setattr__(self, "weights", weights)
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def regression(self) -> bool:
-        """Whether the labels are targets instead of class numbers."""
         return self.labels.is_floating_point()
 
-    def targets(self, labels: Tensor, classes: int) -> Tensor:
-        """What the output is to come to, (B, …): of class numbers their one-hot vectors."""
-        if self.regression:
-            return labels
-        return one_hot(labels, classes, self.images.dtype)
+    @property
+    def first(self) -> tuple[Tensor, Tensor]:
+        return self.images[:1], self.labels[:1]
+
+    @property
+    def variance(self) -> float:
+        return self._variance
 
     @cached_property
-    def variance(self) -> float:
-        """Of the targets of a regression: the mean of ‖y − ȳ‖², ȳ their mean."""
+    def _variance(self) -> float:
         return float((self.labels - self.labels.mean(0)).square().flatten(1).sum(1).mean())
 
+    def count(self, batch_size: int) -> int:
+        return -(-len(self) // batch_size)
+
     def batches(
-        self, batch_size: int, generator: torch.Generator | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Mini-batches that together hold every sample exactly once.
-
-        Args:
-            batch_size: samples per mini-batch; the last one may be shorter.
-            generator: draws the order of the samples, at the time of this call.  It may live on the
-                data's device or on the CPU; a CPU generator gives the same order on every device.
-                Without it the samples come in their stored order.
-
-        Returns:
-            An iterator over (images, labels) of shapes (B, …) and (B,).  Without a generator they
-            are views of the data: do not write into them.
-
-        Raises:
-            ValueError: `batch_size` is less than 1.
-            TypeError: it is no whole number, or the generator is none.
-        """
+        self, batch_size: int, generator: torch.Generator | None = None, *, start: int = 0
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """See :meth:`Examples.batches`; without a generator they are views of the data: do not
+        write into them."""
         # Checked here and not in the generator below, which runs only when iterated over.
-        if not isinstance(batch_size, Integral):
-            raise TypeError(f"batch_size: expected a whole number, got {batch_size!r}")
-        if not isinstance(generator, torch.Generator | None):
-            raise TypeError(
-                "generator: expected one of torch, as torch.Generator().manual_seed(0) makes, got "
-                f"{type(generator).__name__}"
-            )
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        if generator is None:
-            return self._in_order(batch_size)
-        order = torch.randperm(len(self), generator=generator, device=generator.device)
-        return self._shuffled(batch_size, order.to(self.images.device))
+        require_batching(batch_size, generator, start)
+        order = None if generator is None else order_of(len(self), generator)
+        return self._parts(
+            batch_size, start, order if order is None else order.to(self.images.device)
+        )
 
-    def _in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self), batch_size):
-            batch = slice(start, start + batch_size)
-            yield self.images[batch], self.labels[batch]
+    def _parts(
+        self, batch_size: int, start: int, order: Tensor | None
+    ) -> Iterator[tuple[Tensor, ...]]:
+        held = [self.images, self.labels, *([] if self.weights is None else [self.weights])]
+        for begin in range(start * batch_size, len(self), batch_size):
+            batch = slice(begin, begin + batch_size)
+            rows = batch if order is None else order[batch]
+            yield tuple(each[rows] for each in held)
 
-    def _shuffled(self, batch_size: int, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self), batch_size):
-            batch = order[start : start + batch_size]
-            yield self.images[batch], self.labels[batch]
+    def require_learnable(self, classes: int, name: str) -> None:
+        if self.images.is_meta:
+            return
+        if len(self) == 0:
+            raise ValueError(f"{name}: expected at least one sample, got none")
+        require_values(self.images, self.labels, classes, name)
+        if self.regression and not self.variance:
+            raise ValueError(f"{name}: expected targets that differ, got {len(self)} alike")
 
 
-def _numbers(name: str, given: Given) -> Tensor:
+def require_batching(batch_size: object, generator: object, start: int = 0) -> None:
+    """Refuse sizes of mini-batches, and sources of randomness, that are none.
+
+    Raises:
+        TypeError: no whole number, or no generator. ValueError: less than 1, or a start below 0.
+    """
+    if not isinstance(batch_size, Integral):
+        raise TypeError(f"batch_size: expected a whole number, got {batch_size!r}")
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(
+            "generator: expected one of torch, as torch.Generator().manual_seed(0) makes, got "
+            f"{type(generator).__name__}"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    if start < 0:
+        raise ValueError(f"start: expected at least 0, got {start}")
+
+
+def order_of(samples: int, generator: torch.Generator) -> Tensor:
+    """The order of so many samples in one epoch, on the device of the generator."""
+    return torch.randperm(samples, generator=generator, device=generator.device)
+
+
+def numbers_of(name: str, given: Given) -> Tensor:
     """What was given as a tensor, of whatever type its numbers are.
 
     Raises:
@@ -193,7 +315,12 @@ def _numbers(name: str, given: Given) -> Tensor:
     return torch.tensor(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
 
 
-def _require_floating(dtype: torch.dtype) -> None:
+def require_floating(dtype: torch.dtype) -> None:
+    """Refuse a dtype that inputs cannot have.
+
+    Raises:
+        TypeError: it is none. ValueError: it is one of whole or complex numbers.
+    """
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected one of torch, such as torch.float64, got {dtype!r}")
     if not dtype.is_floating_point:
@@ -202,32 +329,63 @@ def _require_floating(dtype: torch.dtype) -> None:
 
 def _inputs(given: Given, dtype: torch.dtype | None = None) -> Tensor:
     """Static inputs, floating point: of this type, or if not given of their own or the default."""
-    inputs = _numbers("images", given)
-    if inputs.dtype == torch.uint8:
-        raise ValueError(
-            "images: expected floating point numbers, got torch.uint8; divide grey levels by the "
-            "brightest one, as in images / 255"
-        )
-    if inputs.is_complex():
-        raise ValueError(f"images: expected real numbers, got {inputs.dtype}")
+    inputs = numbers_of("images", given)
+    require_real(inputs, "images / 255")
     if dtype is None and isinstance(given, Tensor) and given.is_floating_point():
         return given
     return inputs.to(dtype or torch.get_default_dtype())
 
 
-def _targets(targets: Tensor, images: Tensor) -> Tensor:
+def require_real(inputs: Tensor, divided: str) -> None:
+    """Refuse grey levels, which are bytes, and complex numbers.
+
+    Args:
+        divided: how the former are made what they should be.
+
+    Raises:
+        ValueError: says which.
+    """
+    if inputs.dtype == torch.uint8:
+        raise ValueError(
+            "images: expected floating point numbers, got torch.uint8; divide grey levels by the "
+            f"brightest one, as in {divided}"
+        )
+    if inputs.is_complex():
+        raise ValueError(f"images: expected real numbers, got {inputs.dtype}")
+
+
+def sample_weights(weights: Tensor, images: Tensor) -> Tensor:
+    """Weights of samples, one for each of these inputs, in their type.
+
+    Raises:
+        ValueError: not one for each, or some that are negative or not finite.
+    """
+    if weights.shape != (len(images),):
+        raise ValueError(
+            f"weights: expected one for every sample, ({len(images)},), got {tuple(weights.shape)}"
+        )
+    if weights.is_complex() or not weights.isfinite().all() or (weights < 0).any():
+        raise ValueError("weights: expected finite numbers of at least 0, got others")
+    return weights.to(images)
+
+
+def regression_targets(targets: Tensor, dtype: torch.dtype) -> Tensor:
     """Of a regression, (N, …)."""
     if targets.is_complex() or targets.dim() == 0:
         raise ValueError(
             f"labels: expected real targets, one or more for every sample, got {targets.dtype} of "
             f"shape {tuple(targets.shape)}"
         )
-    targets = targets.to(images.dtype)
+    targets = targets.to(dtype)
     return targets[:, None] if targets.dim() == 1 else targets
 
 
-def _class_numbers(labels: Tensor, samples: int) -> Tensor:
-    """Labels as int64."""
+def class_numbers(labels: Tensor, samples: int) -> Tensor:
+    """Labels as int64.
+
+    Raises:
+        ValueError: they are no class numbers.
+    """
     numbers = f"labels: expected class numbers from 0, ({samples},)"
     if labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -246,14 +404,25 @@ def _class_numbers(labels: Tensor, samples: int) -> Tensor:
     return labels.to(torch.int64)
 
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Part = TypeVar("Part", bound=Examples, default=Split, covariant=True)
+else:
+    Part = TypeVar("Part")
+
+
 @final
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Generic[Part]):
     """A data set with its published (or, for `digits`, fixed) split.
+
+    A ``Dataset`` is held whole; a ``Dataset[Examples]`` may be read while it is learnt from.
 
     Attributes:
         name: one of :data:`~eqprop.registries.DATASETS`, or a name of your own.
-        train: the samples to learn from.
+        train: the samples to learn from, a :class:`Split` or a
+            :class:`~eqprop.data.stream.Stream`.
         test: the samples to measure the test error on.
         classes: the number of classes; labels are 0 to classes - 1. 0 of a regression.
         inputs: how the inputs came to be what they are, if that is known.
@@ -265,18 +434,21 @@ class Dataset:
     """
 
     name: str
-    train: Split
-    test: Split
+    train: Part
+    test: Part
     classes: int
     inputs: Inputs | None = field(default=None, repr=False)
 
     __repr__ = summary
 
     def __post_init__(self) -> None:
-        for name, kind in (("name", str), ("train", Split), ("test", Split), ("classes", Integral)):
+        kinds = {"name": str, "train": Examples, "test": Examples, "classes": Integral}
+        for name, kind in kinds.items():
             given = getattr(self, name)
             if not isinstance(given, kind) or isinstance(given, bool):
-                expected = {str: "text", Integral: "a whole number"}.get(kind, "a Split")
+                expected = {str: "text", Integral: "a whole number"}.get(
+                    kind, "a Split, or a Stream"
+                )
                 raise TypeError(
                     f"{name}: expected {expected}, got {type(given).__name__}; write "
                     "Dataset(name, train, test, classes), or Dataset.from_arrays"
@@ -285,9 +457,8 @@ class Dataset:
         for name, split in (("train", self.train), ("test", self.test)):
             require_learnable(split, self.classes, f"{self.name}, {name}")
         ours, theirs = (
-            f"{split.images.dtype} of shape {tuple(split.images.shape[1:])} on "
-            f"{split.images.device}"
-            for split in (self.train, self.test)
+            f"{x.dtype} of shape {tuple(x.shape[1:])} on {x.device}"
+            for x in (self.train.first[0], self.test.first[0])
         )
         if ours != theirs:
             raise ValueError(
@@ -306,7 +477,9 @@ class Dataset:
         classes: int | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Self:
+        w_train: Given | None = None,
+        w_test: Given | None = None,
+    ) -> "Dataset[Split]":
         """A data set of your own, from arrays, lists or tensors.
 
         For instance a table of 13 features, as scikit-learn has one::
@@ -324,6 +497,7 @@ class Dataset:
                 a regression, whose y are targets (N,) or (N, …).
             device: where the tensors are to live; where they are if not given.
             dtype: of the inputs; as :class:`Split` has it if not given.
+            w_train, w_test: by what the cost of each sample is multiplied, (N,); 1 if not given.
 
         Raises:
             ValueError: as for :class:`Split` and :class:`Dataset`; or labels, and no ``classes``,
@@ -331,18 +505,20 @@ class Dataset:
         """
 
         if dtype is not None:
-            _require_floating(dtype)
+            require_floating(dtype)
 
-        def split(part: str, x: Given, y: Given) -> Split:
+        def split(part: str, x: Given, y: Given, weights: Given | None) -> Split:
             try:
-                return Split(_inputs(x, dtype).to(device), y, regression=classes == 0)
+                inputs = _inputs(x, dtype).to(device)
+                return Split(inputs, y, regression=classes == 0, weights=weights)
             except ValueError as error:
                 raise ValueError(f"{name}, {part}: {error}") from None
 
-        train, test = split("train", x_train, y_train), split("test", x_test, y_test)
+        train = split("train", x_train, y_train, w_train)
+        test = split("test", x_test, y_test, w_test)
         if classes is None:
             classes = _classes_of(name, torch.cat([train.labels, test.labels]))
-        return cls(name, train, test, classes)
+        return Dataset(name, train, test, classes)
 
     def normalized(self, deviations: float = 1.0) -> Self:
         """The same with x ← (x − μ) / (deviations · σ).
@@ -355,10 +531,16 @@ class Dataset:
             deviations: how many standard deviations become 1.
 
         Raises:
+            TypeError: of a stream, whose mean nobody knows before it was read to its end.
             ValueError: not above 0.
         """
         if not isinstance(deviations, Real) or not 0 < deviations < math.inf:
             raise ValueError(f"deviations: expected a finite number > 0, got {deviations!r}")
+        if not isinstance(self.train, Split) or not isinstance(self.test, Split):
+            raise TypeError(
+                "normalized: expected data held whole, got a stream; subtract a mean that you know "
+                "by Stream(…, prepare=lambda x: (x - mean) / deviation)"
+            )
         train = self.train.images
         over = (0, *range(2, train.dim())) if train.dim() > 2 else 0
         mean, deviation = train.mean(over, keepdim=True), train.std(over, False, keepdim=True)
@@ -366,7 +548,12 @@ class Dataset:
         varies = deviation > 16 * torch.finfo(train.dtype).eps * mean.abs()
         scale = torch.where(varies, 1 / (float(deviations) * deviation), 0.0)
         splits = {
-            name: Split((split.images - mean) * scale, split.labels, regression=split.regression)
+            name: Split(
+                (split.images - mean) * scale,
+                split.labels,
+                regression=split.regression,
+                weights=split.weights,
+            )
             for name, split in (("train", self.train), ("test", self.test))
         }
         known = self.inputs or Inputs(self.input_shape, self.classes)
@@ -385,7 +572,7 @@ class Dataset:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input: (features,) of a table, (C, H, W) of images."""
-        return tuple(self.train.images.shape[1:])
+        return tuple(self.train.first[0].shape[1:])
 
 
 def _classes_of(name: str, labels: Tensor) -> int:
@@ -429,50 +616,64 @@ class Source:
     class_names: tuple[str, ...] = ()
 
 
-def require_learnable(split: Split, classes: int, name: str = "split") -> None:
+def require_learnable(split: Examples, classes: int, name: str = "split") -> None:
     """Refuse a split without samples, labels that are none of the classes, and unreal inputs.
 
+    Of a stream they are refused when they are read.
+
     Args:
-        classes: how many there are; labels are 0 to classes − 1.
+        classes: how many there are; labels are 0 to classes − 1. 0 of a regression.
         name: what messages call the split.
 
     Raises:
         TypeError: it is no split.
         ValueError: says what is wrong, and with which sample.
     """
-    if not isinstance(split, Split):
+    if not isinstance(split, Examples):
         hint = "; a data set has two, its train and its test" * isinstance(split, Dataset)
         raise TypeError(f"{name}: expected a Split, got {type(split).__name__}{hint}")
-    if split.images.is_meta:
-        return
-    if len(split) == 0:
-        raise ValueError(f"{name}: expected at least one sample, got none")
     if split.regression != (classes == 0):
         kinds = ("class numbers", "the targets of a regression")
         wanted, got = kinds if classes else reversed(kinds)
         raise ValueError(f"{name}: expected {wanted}, as classes = {classes} says, got {got}")
-    if split.regression:
-        unreal = ~split.labels.isfinite().flatten(1).all(1)
+    split.require_learnable(classes, name)
+
+
+def require_values(
+    inputs: Tensor,
+    labels: Tensor,
+    classes: int,
+    name: str,
+    called: Callable[[int], object] = lambda number: number,
+) -> None:
+    """Refuse labels that are none of the classes, and numbers that are not finite.
+
+    Args:
+        called: what messages call a sample, from its place among these.
+
+    Raises:
+        ValueError: says what is wrong, and with which sample.
+    """
+    if not classes:
+        unreal = ~labels.isfinite().flatten(1).all(1)
         if unreal.any():
-            sample = int(unreal.nonzero()[0])
+            sample = called(int(unreal.nonzero()[0]))
             raise ValueError(
                 f"{name}: expected finite targets, got some that are not in sample {sample}"
             )
-        if not split.variance:
-            raise ValueError(f"{name}: expected targets that differ, got {len(split)} alike")
-    wrong = (split.labels < 0) | (split.labels >= classes)
-    if not split.regression and wrong.any():
+    wrong = (labels < 0) | (labels >= classes)
+    if classes and wrong.any():
         sample = int(wrong.nonzero()[0])
-        from_one = int(split.labels.min()) == 1 and int(split.labels.max()) == classes
+        from_one = int(labels.min()) == 1 and int(labels.max()) == classes
         raise ValueError(
-            f"{name}: expected labels from 0 to {classes - 1}, got {int(split.labels[sample])} "
-            f"for sample {sample}" + "; they count from 1: take labels - 1" * from_one
+            f"{name}: expected labels from 0 to {classes - 1}, got {int(labels[sample])} "
+            f"for sample {called(sample)}" + "; they count from 1: take labels - 1" * from_one
         )
     # A sum is far cheaper to look at than every number, and is finite only if all of them are.
-    if not math.isfinite(split.images.sum().item()):
-        unreal = ~split.images.isfinite().flatten(1).all(1)
+    if not math.isfinite(inputs.sum().item()):
+        unreal = ~inputs.isfinite().flatten(1).all(1)
         if unreal.any():
-            sample = int(unreal.nonzero()[0])
+            sample = called(int(unreal.nonzero()[0]))
             raise ValueError(
                 f"{name}: expected finite inputs, got some that are not in sample {sample}; leave "
                 "such samples out, or give what they lack a value"
@@ -513,13 +714,13 @@ def load_dataset(
             scikit-learn is missing (``digits``).
     """
     source: Source = DATASETS.load(name)
-    _require_floating(dtype)
+    require_floating(dtype)
 
     def split(images: np.ndarray, labels: np.ndarray) -> Split:
         # The grey levels travel as bytes and are converted where they are to stay.
-        pixels = _numbers("images", images).to(device).to(dtype).div_(source.brightest)
+        pixels = numbers_of("images", images).to(device).to(dtype).div_(source.brightest)
         pixels = pixels.view(len(pixels), *source.input_shape)
-        return Split(pixels, _numbers("labels", labels).to(device).to(torch.int64))
+        return Split(pixels, numbers_of("labels", labels).to(device).to(torch.int64))
 
     train_images, train_labels, test_images, test_labels = source.load(data_dir)
     shares = {"test_share": 0.0 if len(test_images) else test_share}
@@ -567,8 +768,8 @@ def one_hot(labels: Given, classes: int, dtype: torch.dtype = torch.float32) -> 
         ValueError: they are no class numbers, or there is no class.
         RuntimeError: a label lies outside of the classes (from PyTorch).
     """
-    numbers = _numbers("labels", labels)
-    numbers = _class_numbers(numbers, len(numbers) if numbers.dim() else 1)
+    numbers = numbers_of("labels", labels)
+    numbers = class_numbers(numbers, len(numbers) if numbers.dim() else 1)
     if not isinstance(classes, Integral) or classes < 1:
         raise ValueError(f"classes: expected a whole number of at least 1, got {classes!r}")
     return torch.nn.functional.one_hot(numbers, classes).to(dtype)

@@ -13,14 +13,15 @@ but for :class:`~eqprop.estimators.continual.ContinualEP`, which takes the optim
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from eqprop.core.costs import Cost, SquaredError, require_cost
+from eqprop.core.costs import Cost, SampleWeighted, SquaredError, require_cost
 from eqprop.core.fitting import (
     modules_within,
     require_input,
@@ -121,6 +122,14 @@ class Estimator(ABC):
                 f"got {described(found)}"
             )
         return found
+
+    @final
+    def weighing(self, weights: Tensor) -> Self:
+        """The same with the cost of each sample of a mini-batch times its weight, (B,)."""
+        weighing = copy(self)
+        # Estimators are frozen; this one is new.
+        object.__setattr__(weighing, "cost", SampleWeighted(self.cost, weights))
+        return weighing
 
     @abstractmethod
     def estimate(

@@ -8,12 +8,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError, require_cost
+from eqprop.core.costs import Cost, SampleWeighted, SquaredError, require_cost
 from eqprop.core.fitting import require_input, require_model, require_unchanging
 from eqprop.core.models import ConvergentModel
 from eqprop.core.phases import relax
 from eqprop.core.settling import two_cycles
-from eqprop.data.dataset import Split, require_learnable
+from eqprop.data.dataset import Examples, Split, require_learnable
 from eqprop.summary import summary
 from eqprop.training.settled import AT_REST, Tally
 
@@ -29,7 +29,7 @@ class Evaluation:
         error: misclassified samples, in %; of a regression the share of the variance of the targets
             that is not explained, 100 · mean ‖ŷ − y‖² / mean ‖y − ȳ‖², which is 100 for whoever
             says the mean ȳ of all.
-        loss: mean cost.
+        loss: mean cost, of samples that have weights times these; the error counts all alike.
         samples: how many were looked at.
         residual: max |s_T − s_{T−1}| at the end of the free phase, over all samples, per layer.
         steps: the mean number of transitions of the free phase.
@@ -59,7 +59,7 @@ def guessing_error(split: Split) -> float:
     return 100 * (1 - int(split.labels.bincount().max()) / len(split))
 
 
-def missed(output: Tensor, labels: Tensor, split: Split) -> Tensor:
+def missed(output: Tensor, labels: Tensor, split: Examples) -> Tensor:
     """How many samples of a split are misclassified; of a regression Σ ‖ŷ − y‖² ÷ its variance."""
     if split.regression:
         return (output - labels).double().square().sum() / split.variance
@@ -77,7 +77,7 @@ def predict(
 @torch.no_grad()
 def evaluate(
     model: ConvergentModel,
-    split: Split,
+    split: Examples,
     free_steps: int,
     *,
     tolerance: float | None = None,
@@ -107,25 +107,27 @@ def evaluate(
     units = math.prod(model.output_shape)
     classes = 0 if getattr(split, "regression", False) else units
     require_learnable(split, classes, f"split, for a network of {units} output units")
-    if split.regression and split.labels.shape[1:] != model.output_shape:
+    first, label = split.first
+    if split.regression and label.shape[1:] != model.output_shape:
         raise ValueError(
             f"split: expected targets of the shape of the output, {model.output_shape}, got "
-            f"{tuple(split.labels.shape[1:])}"
+            f"{tuple(label.shape[1:])}"
         )
-    require_input(model, split.images, "images")
+    require_input(model, first, "images")
     cost = SquaredError() if cost is None else cost
     require_cost(cost)
-    wrong = torch.zeros((), device=split.labels.device)
+    wrong = torch.zeros((), device=label.device)
     wrong = wrong.to(torch.float64 if split.regression else torch.int64)
-    loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
+    loss = torch.zeros((), dtype=torch.float64, device=label.device)
     worst: tuple[float, ...] = ()
     tally, cycling, looked_at = Tally(model.epsilon), 0, 0
-    for x, labels in split.batches(batch_size):
+    for x, labels, *weights in split.batches(batch_size):
         drive = model.drive(x)
         free = relax(model, x, free_steps, drive=drive, tolerance=tolerance)
         output = model.prediction(free.state)
         wrong += missed(output, labels, split)
-        loss += cost(output, split.targets(labels, units).to(output.dtype)).sum()
+        target = split.targets(labels, units).to(output.dtype)
+        loss += (SampleWeighted(cost, *weights) if weights else cost)(output, target).sum()
         worst = tuple(map(max, worst, free.residual)) if worst else free.residual
         tally.add(free)
         limit = free.limits(AT_REST * model.epsilon)
@@ -134,7 +136,7 @@ def evaluate(
             cycling += int((two_cycles(model, drive, free, limit) & restless).sum())
         looked_at += len(labels)
         on_batch(looked_at)
-    samples, settled = len(split), tally.settled()
+    samples, settled = looked_at, tally.settled()
     return Evaluation(
         error=100 * wrong.item() / samples,
         loss=loss.item() / samples,

@@ -58,10 +58,11 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
     assert isinstance(estimator, Estimator)
     assert isinstance(optimizer, Optimizer)
     assert isinstance(data, Dataset)
-    if data.train.regression and model.output_shape != data.train.labels.shape[1:]:
+    images, labels = data.train.first
+    if data.train.regression and model.output_shape != labels.shape[1:]:
         raise ValueError(
             f"model: expected an output of the shape of the targets of {data.name}, "
-            f"{tuple(data.train.labels.shape[1:])}, got {model.output_shape}"
+            f"{tuple(labels.shape[1:])}, got {model.output_shape}"
         )
     if not data.train.regression and model.output_shape != (data.classes,):
         units = " × ".join(map(str, model.output_shape))
@@ -71,7 +72,7 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
         )
     _require_registered(model)
     require_unchanging(model)
-    require_input(model, data.train.images, "images")
+    require_input(model, images, "images")
     rates = learning_rates(model, optimizer)
     if not rates:
         raise ValueError(

@@ -6,12 +6,12 @@ iterates over :func:`train` decides between two epochs what is stored, shown, or
 from which :func:`train` goes on bit for bit.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
 from numbers import Integral
 from typing import Any, Self, final
 
@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from eqprop.core.models import ConvergentModel
 from eqprop.core.stepping import NonFiniteError
 from eqprop.data.augmentation import Augmentation
-from eqprop.data.dataset import Dataset, Split
+from eqprop.data.dataset import Dataset, Examples
 from eqprop.estimators.descent import require_no_closure
 from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.summary import summary
@@ -127,7 +127,7 @@ class Running:
     Attributes:
         epoch: from 1.
         batch: how many mini-batches are done.
-        batches: how many there are.
+        batches: how many there are, if that is known.
         wrong: misclassified samples so far, a count on the device.
         loss: the sum of their costs, there too.
         samples: how many samples there were so far.
@@ -142,7 +142,7 @@ class Running:
 
     epoch: int
     batch: int
-    batches: int
+    batches: int | None
     wrong: Tensor
     loss: Tensor
     samples: int
@@ -180,7 +180,7 @@ def train(
     model: ConvergentModel,
     estimator: Estimator,
     optimizer: torch.optim.Optimizer,
-    data: Dataset,
+    data: Dataset[Examples],
     *,
     epochs: int,
     batch_size: int = 20,
@@ -198,7 +198,8 @@ def train(
     Args:
         model, estimator, optimizer, data: whatever they are, they share a device and a dtype.
         epochs: how many in all.
-        batch_size: samples per mini-batch; the last one may be shorter.
+        batch_size: samples per mini-batch; the last one may be shorter. Mini-batches of a stream
+            that come in sizes of their own keep them.
         generator: the only source of randomness: order of the data, sign of β, augmentation. Seeded
             with 0 if not given.
         scheduler: takes a step after every mini-batch; ``ReduceLROnPlateau`` after every epoch,
@@ -252,11 +253,12 @@ def train(
             f"{type(unfinished).__name__}"
         )
     if generator is None:
-        generator = torch.Generator(data.train.images.device).manual_seed(0)
-    batches = -(-len(data.train) // batch_size)
-    if unfinished is not None and (unfinished.epoch != done + 1 or unfinished.batch > batches):
+        generator = torch.Generator(data.train.first[0].device).manual_seed(0)
+    batches = data.train.count(batch_size)
+    most = math.inf if batches is None else batches
+    if unfinished is not None and (unfinished.epoch != done + 1 or unfinished.batch > most):
         raise ValueError(
-            f"unfinished: expected epoch {done + 1} of at most {batches} mini-batches, as {done} "
+            f"unfinished: expected epoch {done + 1} of at most {most} mini-batches, as {done} "
             f"are done, got epoch {unfinished.epoch}, left after mini-batch {unfinished.batch}"
         )
     return _Training(
@@ -301,7 +303,7 @@ def _epochs(
     model: ConvergentModel,
     estimator: Estimator,
     optimizer: torch.optim.Optimizer,
-    data: Dataset,
+    data: Dataset[Examples],
     epochs: range,
     batch_size: int,
     generator: torch.Generator,
@@ -310,9 +312,9 @@ def _epochs(
     unfinished: Unfinished | None,
     on_batch: Callable[[Running], None],
 ) -> Iterator[Metrics]:
-    images = data.train.images
+    images = data.train.first[0]
     eye = torch.eye(data.classes, dtype=images.dtype, device=images.device)
-    batches = -(-len(data.train) // batch_size)
+    batches = data.train.count(batch_size)
     learns = True
     watching = isinstance(scheduler, ReduceLROnPlateau)
     beta = getattr(estimator, "beta", 1.0)
@@ -330,14 +332,15 @@ def _epochs(
         now = Running(
             epoch, earlier, batches, wrong, loss, samples, began, started, free, nudged, None
         )
-        for batch, (x, labels) in enumerate(parts, earlier + 1):
+        for batch, (x, labels, *weights) in enumerate(parts, earlier + 1):
+            weighing = estimator.weighing(*weights) if weights else estimator
             if augmentation is not None:
                 x = augmentation(x, generator)
             target = labels if data.train.regression else eye[labels]
             if learns:
                 optimizer.zero_grad()
             try:
-                estimate = estimator(model, x, target, generator)
+                estimate = weighing(model, x, target, generator)
             except NonFiniteError:
                 # A parameter that is not finite shows in the states of the next mini-batch; with
                 # continual updates in those of its own.
@@ -353,7 +356,7 @@ def _epochs(
             with torch.no_grad():
                 output = model.prediction(estimate.free.state)
                 wrong = wrong + missed(output, labels, data.train)
-                loss += estimator.cost(output, target).sum()
+                loss += weighing.cost(output, target).sum()
             samples += len(labels)
             free.add(estimate.free)
             for phase in estimate.nudged:
@@ -397,17 +400,17 @@ def _epochs(
 
 
 def _order(
-    split: Split, batch_size: int, generator: torch.Generator, left: Unfinished | None
-) -> tuple[Tensor, Iterator[tuple[Tensor, Tensor]]]:
+    split: Examples, batch_size: int, generator: torch.Generator, left: Unfinished | None
+) -> tuple[Tensor, Iterator[tuple[Tensor, ...]]]:
     """What is left of an epoch, and the state of the generator when it began."""
     if left is None:
         return generator.get_state(), split.batches(batch_size, generator)
     # The same order is drawn anew; then all goes on as it was when the epoch was left.
     now = generator.get_state()
     generator.set_state(left.began)
-    parts = split.batches(batch_size, generator)
+    parts = split.batches(batch_size, generator, start=left.batch)
     generator.set_state(now)
-    return left.began, islice(parts, left.batch, None)
+    return left.began, parts
 
 
 def _tested(on_batch: Callable[[Running], None], now: Running, tested: int) -> None:
