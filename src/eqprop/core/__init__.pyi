@@ -14,6 +14,7 @@ from .costs import cost_gradient as cost_gradient
 from .costs import require_cost as require_cost
 from .costs import require_differentiable as require_differentiable
 from .costs import require_per_sample as require_per_sample
+from .fitting import parameters_within as parameters_within
 from .fitting import require_input as require_input
 from .fitting import require_model as require_model
 from .fitting import require_unchanging as require_unchanging

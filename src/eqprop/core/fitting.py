@@ -1,12 +1,19 @@
 """A model and what it is given have to fit each other; where they do not, words say what to do."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from eqprop.core.models import ConvergentModel
 
-__all__ = ["modules_within", "require_input", "require_model", "require_unchanging"]
+__all__ = [
+    "modules_within",
+    "parameters_within",
+    "require_input",
+    "require_model",
+    "require_unchanging",
+]
 
 _CHANGING = (nn.modules.dropout._DropoutNd, nn.RReLU)
 """What draws anew every time it is called while it is in training mode."""
@@ -27,6 +34,18 @@ def modules_within(model: nn.Module) -> list[nn.Module]:
     return found
 
 
+def parameters_within(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """As ``model.named_parameters(remove_duplicate=False)``, in a fraction of its time: those of
+    small networks are asked for more often than is worth waiting for."""
+    for name, own in model._parameters.items():
+        if own is not None:
+            yield name, own
+    for name, part in model._modules.items():
+        if part is not None:
+            for of, parameter in parameters_within(part):
+                yield f"{name}.{of}", parameter
+
+
 def require_model(model: object) -> ConvergentModel:
     """The convergent model that is meant: of one that ``torch.compile`` has wrapped, what is in it.
 
@@ -35,7 +54,9 @@ def require_model(model: object) -> ConvergentModel:
         ValueError: it was taken apart, see
             :meth:`~eqprop.core.models.ConvergentModel.require_intact`.
     """
-    model = getattr(model, "_orig_mod", model)
+    # Not by getattr, which nn.Module answers slowly where there is nothing.
+    parts = getattr(model, "_modules", {})
+    model = parts.get("_orig_mod", model) if isinstance(parts, dict) else model
     if isinstance(model, ConvergentModel):
         if "shapes" not in vars(model):
             raise TypeError(
@@ -53,7 +74,9 @@ def require_model(model: object) -> ConvergentModel:
     )
 
 
-def require_input(model: nn.Module, x: object, name: str = "x") -> None:
+def require_input(
+    model: nn.Module, x: object, name: str = "x", parts: Sequence[nn.Module] | None = None
+) -> None:
     """Refuse what is no tensor, or is of another dtype or on another device than the parameters.
 
     Whole numbers are left to the model.
@@ -61,6 +84,7 @@ def require_input(model: nn.Module, x: object, name: str = "x") -> None:
     Args:
         x: the static input, or a target.
         name: what messages call it.
+        parts: :func:`modules_within` the model, where the caller has them already.
 
     Raises:
         TypeError: says which, and what to do.
@@ -70,7 +94,7 @@ def require_input(model: nn.Module, x: object, name: str = "x") -> None:
             f"{name}: expected a tensor, got {type(x).__name__}; make it one by "
             f"torch.tensor({name}, dtype=torch.get_default_dtype())"
         )
-    like = _floating(model)
+    like = _floating(modules_within(model) if parts is None else parts)
     if like is None:
         return
     if x.is_floating_point() and x.dtype != like.dtype:
@@ -85,20 +109,22 @@ def require_input(model: nn.Module, x: object, name: str = "x") -> None:
         )
 
 
-def require_unchanging(model: ConvergentModel) -> None:
+def require_unchanging(model: ConvergentModel, parts: Sequence[nn.Module] | None = None) -> None:
     """Refuse a transition that is another one every time, or that mixes the samples.
 
     A steady state is one of a fixed transition, and a sample's own: EP divides by β what changes
     between two states, whatever has changed it.
 
+    Args:
+        parts: :func:`modules_within` the model, where the caller has them already.
+
     Raises:
         ValueError: dropout or batch normalisation in training mode, also as ρ.
     """
     functions: list[tuple[str, Any]] = [
-        (name, getattr(getattr(model, name, None), "function", None))
-        for name in ("activation", "rho")
+        (name, getattr(vars(model).get(name), "function", None)) for name in ("activation", "rho")
     ]
-    for part in (*modules_within(model), *(function for _, function in functions)):
+    for part in (*(parts or modules_within(model)), *(function for _, function in functions)):
         if isinstance(part, _UNSTEADY) and part.training:
             break
     else:
@@ -117,9 +143,9 @@ def require_unchanging(model: ConvergentModel) -> None:
         )
 
 
-def _floating(model: nn.Module) -> Tensor | None:
+def _floating(parts: Sequence[nn.Module]) -> Tensor | None:
     """The first parameter that is no whole number, if there is one."""
-    for part in modules_within(model):
+    for part in parts:
         for parameter in part._parameters.values():
             if parameter is not None and parameter.is_floating_point():
                 return parameter

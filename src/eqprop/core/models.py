@@ -209,7 +209,8 @@ class ConvergentModel(nn.Module, ABC):
             return {}
         if self.output_layers == 1:
             # A readout sees, and pulls at, all units in one row.
-            return {len(self.shapes) - 1: force.reshape(len(force), *self.shapes[-1])}
+            pulled = force.reshape(len(force), *self.shapes[-1]) if self.has_readout else force
+            return {len(self.shapes) - 1: pulled}
         shapes = self.shapes[-self.output_layers :]
         parts = force.split([math.prod(shape) for shape in shapes], 1)
         first = len(self.shapes) - self.output_layers

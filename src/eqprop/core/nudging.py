@@ -23,6 +23,9 @@ _LEARNT = 0.01
 _BELOW = 0.1
 """The share of what moves the output that moves the layers below it, about."""
 
+_COARSEST = 0.01
+"""No less than the rounding of any numbers that networks compute in: that of bfloat16 is 2⁻⁷."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,8 @@ class Nudge:
 
     def __post_init__(self) -> None:
         require_beta(self.beta)
+        if abs(self.beta) >= _COARSEST:
+            return
         dtype = _of_products(self.target)
         rounding = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
         if abs(self.beta) < rounding:

@@ -157,6 +157,8 @@ def nudged_phase(
 def require_steps(**steps: object) -> None:
     """Refuse phases of no length, of a fraction of a step, or without end, naming the argument."""
     for name, count in steps.items():
+        if type(count) is int and 1 <= count <= sys.maxsize:
+            continue  # As good as always, and asked in every phase.
         (number,) = require_whole(name, count)
         if number < 1:
             raise ValueError(f"{name}: expected at least 1 transition, got {count}")

@@ -45,6 +45,8 @@ def require_number(what: str, number: object) -> float:
     Raises:
         TypeError: it is none.
     """
+    if type(number) is float:
+        return number  # As good as always; whether something is Real takes longer to find out.
     if isinstance(number, Real) and not isinstance(number, bool):
         return float(number)
     raise TypeError(f"{what}: expected a number, got {number!r}")

@@ -9,8 +9,7 @@ after it, and nothing else is kept.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -60,12 +59,8 @@ def transitions(
     """
     if isinstance(nudge, Nudge):
         nudge = nudge.of(model)
-    start, after = state, state
-    stepping = islice(_stepping(model, drive, start, nudge, update), steps)
-    for number, (before, after) in enumerate(stepping):
-        if number == 0:
-            _require_alike(before, after)
-        yield before, after
+    start = state
+    after = yield from _stepping(model, drive, start, steps, nudge, update)
     sent = (drive,) if isinstance(drive, Tensor) else ()
     if _is_finite((*sent, *after)):
         return
@@ -81,7 +76,7 @@ def transitions(
             f"{taken + steps} steps; lower the learning rates, epsilon or beta"
         )
     with torch.no_grad():
-        again = islice(_stepping(model, drive, start, nudge), steps)
+        again = _stepping(model, drive, start, steps, nudge)
         require_finite(model, (state for _, state in again), taken + steps, phase, taken=taken)
 
 
@@ -103,14 +98,19 @@ def _stepping(
     model: ConvergentModel,
     drive: Any,
     state: State,
+    steps: int,
     nudge: Callable[[State], Tensor] | None,
     update: Callable[[State, State], Any] | None = None,
-) -> Iterator[tuple[State, State]]:
-    while True:
+) -> Generator[tuple[State, State], None, State]:
+    """The loop itself; it returns where it has led to."""
+    for number in range(steps):
         before, state = state, model.step(drive, state, None if nudge is None else nudge(state))
+        if not number:
+            _require_alike(before, state)
         if update is not None:
             drive = update(before, state)
         yield before, state
+    return state
 
 
 def trajectory(model: ConvergentModel, x: Tensor, steps: int) -> tuple[State, ...]:
@@ -127,7 +127,7 @@ def trajectory(model: ConvergentModel, x: Tensor, steps: int) -> tuple[State, ..
 def movement(before: State, after: State) -> Tensor:
     """max |s_{t+1} − s_t| over the units of each layer and sample, (B, layers)."""
     moved = ((a - b).abs_() for b, a in zip(before, after, strict=True))
-    return torch.stack([m.amax(tuple(range(1, m.dim()))) for m in moved], 1)
+    return torch.stack([m.amax(1 if m.dim() == 2 else tuple(range(1, m.dim()))) for m in moved], 1)
 
 
 def require_finite(
@@ -152,10 +152,10 @@ def require_finite(
 
 @torch.no_grad()
 def _is_finite(state: State) -> bool:
-    # One sum per layer and one transfer: far cheaper than isfinite().all() in the usual case. Only
-    # a sum that is not finite may be that of large numbers that are.
-    return (
-        not state
-        or math.isfinite(torch.stack([layer.sum() for layer in state]).sum().item())
-        or all(layer.isfinite().all() for layer in state)
-    )
+    # One sum per layer, and of a device one transfer: far cheaper than isfinite().all() in the
+    # usual case. Only a sum that is not finite may be that of large numbers that are.
+    if not state:
+        return True
+    sums = [layer.sum() for layer in state]
+    total = sum(map(float, sums)) if sums[0].is_cpu else torch.stack(sums).sum().item()
+    return math.isfinite(total) or all(layer.isfinite().all() for layer in state)

@@ -9,6 +9,7 @@ from inspect import signature
 
 import torch
 
+from eqprop.core.fitting import parameters_within
 from eqprop.core.models import ConvergentModel
 
 __all__ = ["is_plain_descent", "learning_rates", "require_no_closure"]
@@ -49,11 +50,13 @@ def learning_rates(model: ConvergentModel, optimizer: torch.optim.Optimizer) -> 
     Raises:
         ValueError: the optimizer holds none of the model's parameters.
     """
-    rates = {id(p): float(g.get("lr", 0.0)) for g in optimizer.param_groups for p in g["params"]}
-    if not any(id(p) in rates for p in model.parameters()):
+    left = {id(p): float(g.get("lr", 0.0)) for g in optimizer.param_groups for p in g["params"]}
+    held, rates = len(left), dict[str, float]()
+    for name, parameter in parameters_within(model):
+        # A shared one has its first name alone.
+        rate = left.pop(id(parameter), None)
+        if rate is not None and parameter.requires_grad:
+            rates[name] = rate
+    if len(left) == held:
         raise ValueError("optimizer: expected one of the model's parameters, got one of others")
-    return {
-        name: rates[id(p)]
-        for name, p in model.named_parameters()
-        if p.requires_grad and id(p) in rates
-    }
+    return rates

@@ -92,12 +92,13 @@ class EquilibriumPropagation(Estimator):
         generator: torch.Generator | None,
     ) -> Estimate:
         drive = model.drive(x)
+        nudges = [Nudge(self.cost, target, beta, model) for beta in self._betas(generator)]
         # What is left of the free phase is in the difference; between opposite nudges it cancels.
-        ahead = None if self.nudging == "symmetric" else Nudge(self.cost, target, self.beta, model)
+        ahead = None if self.nudging == "symmetric" else nudges[0]
         free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=ahead)
-        betas, nudged = self._betas(generator), list[Relaxation]()
-        for beta in betas:
-            nudge, start = Nudge(self.cost, target, beta, model), free.state
+        nudged = list[Relaxation]()
+        for nudge in nudges:
+            start = free.state
             if nudged and self.tolerance is not None:
                 start = _mirrored(model, free, nudged[0].state)
             nudged.append(
@@ -112,7 +113,8 @@ class EquilibriumPropagation(Estimator):
                 )
             )
         # Two points on the line of β: (0, β) one-sided, (−β, +β) symmetric.
-        points = [(0.0, free.state), *zip(betas, (phase.state for phase in nudged), strict=True)]
+        points = [(0.0, free.state)]
+        points += [(n.beta, phase.state) for n, phase in zip(nudges, nudged, strict=True)]
         compared = points[-2:]
         (lower, before), (upper, after) = compared
         scale = 1 / (upper - lower)

@@ -144,9 +144,10 @@ class Estimator(ABC):
 
 def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
     """Refuse what does not fit, in words that say what to do."""
-    require_unchanging(model)
-    require_input(model, x)
-    require_input(model, target, "target")
+    parts = modules_within(model)
+    require_unchanging(model, parts)
+    require_input(model, x, parts=parts)
+    require_input(model, target, "target", parts)
     if target.dtype == torch.bool or target.is_complex():
         raise TypeError(
             f"target: expected real numbers, got {target.dtype}; convert it with target.to(x.dtype)"
@@ -182,7 +183,7 @@ def _require_fitting(model: ConvergentModel, x: Tensor, target: Tensor) -> None:
             "torch.nn.utils.parametrize.cached: expected to be called outside of it, as what it "
             "keeps does not follow the weights when they learn, and passes them no gradient"
         )
-    for part in modules_within(model):
+    for part in parts:
         for parameter in part._parameters.values():
             if parameter is not None and (parameter.is_complex() or _is_hooked(parameter)):
                 _refuse_parameters(model)

@@ -61,6 +61,7 @@ from torch import Tensor, nn
 
 from eqprop.core.activations import Rho
 from eqprop.core.derivative import derivative
+from eqprop.core.fitting import parameters_within
 from eqprop.core.models import ConvergentModel, LearningRule, NudgePlace, State, own_memory
 from eqprop.core.powers import DeferredUpdates
 from eqprop.core.sizes import require_number
@@ -138,7 +139,7 @@ class LayeredNetwork(ConvergentModel):
             self._modules["readout"] = self._modules.pop("readout")
         self.graph = graph
         self.updates = updates
-        self._seen = tuple(chain)
+        self._see(tuple(chain))
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class LayeredNetwork(ConvergentModel):
                 f"connections: expected {len(self.graph.ends)}, as when the network was made, got "
                 f"{len(chain)}; make a new network of other connections"
             )
-        inputs = self._input_shapes(self._seen)
+        inputs = self._inputs
         found: object
         for index, (found, (low, high)) in enumerate(zip(chain, self.graph.ends, strict=True)):
             lower = self.shapes[low] if low >= 0 else inputs[-1 - low]
@@ -187,7 +188,11 @@ class LayeredNetwork(ConvergentModel):
                     f"connections.{index}: expected a connection from {lower} to {upper}, as when "
                     f"the network was made, got {found}; make a new network of other connections"
                 )
-        self._seen = chain
+        self._see(chain)
+
+    def _see(self, chain: tuple[Connection, ...]) -> None:
+        """Remember connections that fit, and what they take from each input."""
+        self._seen, self._inputs = chain, self._input_shapes(chain)
 
     def _input_shapes(self, chain: Sequence[Connection]) -> tuple[tuple[int, ...], ...]:
         """Of each input, what the first connection from it takes."""
@@ -318,7 +323,7 @@ class LayeredNetwork(ConvergentModel):
         """r(x) as every connection from an input takes it, by its number: of all of them, or of
         these. Images may stand for vectors, and vectors for images."""
         graph, chain = self.graph, self.chain
-        shapes = self._input_shapes(chain)
+        shapes = self._inputs
         if not x.is_floating_point() and _fits(x, shapes):
             raise TypeError(
                 f"x: expected floating point numbers, got {x.dtype}; divide grey levels by the "
@@ -377,8 +382,9 @@ class LayeredNetwork(ConvergentModel):
                 assert current is not None
                 field = self.layer_field(layers[layer], rates[layer], current)
                 layers[layer] = self.advance(field, forces.get(layer))
-            for layer in members:
-                rates[layer] = self.rate(layers[layer])
+            if members is not graph.classes[-1]:
+                for layer in members:
+                    rates[layer] = self.rate(layers[layer])
         return tuple(layers)
 
     def contrast_gradients(
@@ -405,7 +411,7 @@ class LayeredNetwork(ConvergentModel):
         learning: list[list[tuple[str, str]]] = []
         for index, connection in enumerate(self.chain):
             learning.append([])
-            for of, p in connection.named_parameters(remove_duplicate=False):
+            for of, p in parameters_within(connection):
                 name = names.setdefault(id(p), f"connections.{index}.{of}")
                 if p.requires_grad and (only is None or name in only) and id(p) not in others:
                     learning[-1].append((of, name))
@@ -432,7 +438,7 @@ class LayeredNetwork(ConvergentModel):
         shared = 0
         for index, connection in enumerate(self.chain):
             owned.append({})
-            for of, p in connection.named_parameters(remove_duplicate=False):
+            for of, p in parameters_within(connection):
                 shared += id(p) in seen
                 seen.add(id(p))
                 name = f"connections.{index}.{of}"

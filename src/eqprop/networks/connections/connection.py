@@ -60,6 +60,7 @@ __all__ = [
     "ExplicitConnection",
     "TiedConnection",
     "Trace",
+    "parameter_of",
     "product",
 ]
 
@@ -280,7 +281,7 @@ class ExplicitConnection(TiedConnection):
         return product(upper, self.up(lower)[0])
 
     def down(self, upper: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
-        return self.transposed(self.weight, upper, trace, onto)
+        return self.transposed(parameter_of(self, "weight"), upper, trace, onto)
 
     @abstractmethod
     def transposed(
@@ -294,6 +295,13 @@ class ExplicitConnection(TiedConnection):
     @abstractmethod
     def down_gradient(self, lower: Tensor, upper: Tensor, trace: Trace) -> Tensor:
         """∂/∂weight of the batch sum of ⟨transposed(weight, upper, trace), lower⟩."""
+
+
+def parameter_of(connection: nn.Module, name: str) -> Tensor:
+    """``getattr(connection, name)``, in a third of its time where that is a plain parameter: every
+    step asks, and ``nn.Module`` looks there last."""
+    found = connection._parameters.get(name)
+    return getattr(connection, name) if found is None else found
 
 
 def product(one: Tensor, other: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqprop.core.sizes import require_whole
-from eqprop.networks.connections.connection import Change, ExplicitConnection, Trace
+from eqprop.networks.connections.connection import Change, ExplicitConnection, Trace, parameter_of
 
 __all__ = ["Dense"]
 
@@ -42,7 +42,7 @@ class Dense(ExplicitConnection):
 
     def up(self, lower: Tensor) -> tuple[Tensor, Trace]:
         flat = lower if lower.dim() == 2 else lower.flatten(1)
-        return F.linear(flat, self.weight, self.bias), None
+        return F.linear(flat, parameter_of(self, "weight"), parameter_of(self, "bias")), None
 
     def trace(self, lower: Tensor) -> Trace:
         return None
@@ -66,9 +66,9 @@ class Dense(ExplicitConnection):
         # Straight into the weights: a gradient of its own would be written, read, and thrown away.
         upper, lower, moved = self._factors(change, scale)
         if "weight" in rates:
-            self.weight.addmm_(upper.t(), lower, alpha=rates["weight"])
+            parameter_of(self, "weight").addmm_(upper.t(), lower, alpha=rates["weight"])
         if "bias" in rates:
-            self.bias.add_(moved.sum(0), alpha=rates["bias"])
+            parameter_of(self, "bias").add_(moved.sum(0), alpha=rates["bias"])
 
     def _factors(self, change: Change, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """u and l whose product uᵀ l is the gradient of the weight, and that of the bias by sample.
