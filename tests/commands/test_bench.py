@@ -18,7 +18,6 @@ import torch
 
 from eqprop import runs
 from eqprop.cli.bench_settings import OVERRIDES, BenchSettings
-from eqprop.cli.main import main
 from eqprop.errors import Failure
 from eqprop.registries import ESTIMATORS
 from eqprop.runs import benchmark, operations
@@ -45,21 +44,6 @@ Rows = list[tuple[str, Experiment, runs.Samples | None, int]]
 def small_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """The large product takes long, and nothing here depends on its size."""
     monkeypatch.setattr(operations, "_LARGE", 64)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in an empty folder, where there is no data: status, output, and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EQPROP_DATA", str(tmp_path / "nothing"))
-
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture

@@ -34,25 +34,6 @@ Run = Callable[..., tuple[int, str, str]]
 Quick = Callable[[str], Path]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in an empty folder: exit status, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("EQPROP_DATA", raising=False)
-
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as end:  # --help and --version
-            assert isinstance(end.code, int)
-            status = end.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
-
-
 @pytest.fixture(scope="module")
 def quickly_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quick") / "run"

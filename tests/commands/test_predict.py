@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import eqprop
-from eqprop.cli.main import main
 from eqprop.data.dataset import Dataset, Split, load_dataset
 from eqprop.data.inputs import Inputs
 from eqprop.runs.folder import RunError
@@ -24,21 +23,6 @@ WORDS = (
 
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in an empty folder: exit status, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("EQPROP_DATA", raising=False)
-
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture
@@ -156,3 +140,28 @@ def test_what_is_stored_of_inputs_makes_raw_ones_those_of_the_data(
         torch.testing.assert_close(
             again.inputs.prepared(shown), again.test.images, rtol=1e-3, atol=1e-4
         )
+
+
+def test_a_run_with_validation_samples_is_tested_on_what_it_has_never_seen(
+    run: Run, folder: Path
+) -> None:
+    words = ("train", "--dataset", f"folder:{folder}", *WORDS)
+    assert run(*words, "--validation-share", 0.25, "--out", "r")[0] == 0
+    opened = eqprop.open_run("r")
+    assert (len(opened.data.train), len(opened.data.test), len(opened.test)) == (30, 10, 8)
+    found = {}
+    for split in ("train", "validation", "test"):
+        status, out, _ = run("evaluate", "r", "--split", split, "--json")
+        assert status == 0
+        found[split] = json.loads(out)
+    assert [found[split]["samples"] for split in found] == [30, 10, 8]
+    last = json.loads(Path("r/metrics.jsonl").read_text().splitlines()[-1])
+    assert found["validation"]["loss"] == pytest.approx(last["test_loss"])
+    # Scaled as what was learnt from was, not as all that could have been.
+    files = sorted((folder / "test").glob("*/*.png"))
+    raw = np.stack([np.asarray(Image.open(file)).transpose(2, 0, 1) for file in files])
+    torch.testing.assert_close(opened.inputs.prepared(torch.as_tensor(raw)), opened.test.images)
+    assert run(*words, "--out", "whole")[0] == 0
+    status, _, err = run("evaluate", "whole", "--split", "validation")
+    assert status == 2
+    assert "expected a run with validation samples, found whole without any" in err

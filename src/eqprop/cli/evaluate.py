@@ -10,6 +10,7 @@ from typing import Any
 from eqprop import runs, training
 from eqprop.cli.options import add_options, add_usual, given, place
 from eqprop.cli.progress import Progress
+from eqprop.errors import UsageError
 from eqprop.settings import Experiment
 
 __all__ = ["add", "run"]
@@ -25,7 +26,11 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("folder", type=place, metavar="DIR", help="folder of a run")
     parser.add_argument(
-        "--split", choices=("test", "train"), default="test", help="which samples (default: test)"
+        "--split",
+        choices=("test", "validation", "train"),
+        default="test",
+        help="which samples; validation: those that a run with --validation-share has set aside "
+        "(default: test)",
     )
     add_usual(parser, json="it")
     add_options(
@@ -40,7 +45,13 @@ def run(options: argparse.Namespace) -> int:
     """Measure it."""
     opened = runs.open_run(options.folder, given(options, Experiment), data_dir=options.data_dir)
     experiment, network = opened.experiment, opened.network
-    split = opened.data.train if options.split == "train" else opened.data.test
+    if options.split == "validation" and not experiment.validation_share:
+        raise UsageError(
+            f"--split validation: expected a run with validation samples, found {options.folder} "
+            "without any; look at --split test"
+        )
+    splits = {"train": lambda: opened.data.train, "validation": lambda: opened.data.test}
+    split = splits.get(options.split, lambda: opened.test)()
     batches = -(-len(split) // _AT_ONCE)
     with (
         opened.blamed(),

@@ -51,7 +51,10 @@ class Inputs:
             raise ValueError(
                 f"inputs: expected samples of shape {self.shape}, got {tuple(raw.shape[1:])}"
             )
-        x = raw.to(torch.get_default_dtype()) / self.brightest
+        return self.normalized(raw.to(torch.get_default_dtype()) / self.brightest)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """(x − mean) · scale, of inputs (B, …) that are scaled to the brightest already."""
         if not self.mean:
             return x
         each = (1, -1, *[1] * (len(self.shape) - 1))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eqprop.core.phases import relax
 from eqprop.core.stepping import NonFiniteError
-from eqprop.data.dataset import Dataset
+from eqprop.data.dataset import Dataset, Split
 from eqprop.data.inputs import Inputs
 from eqprop.errors import Failure, shown
 from eqprop.networks.layered import LayeredNetwork
@@ -50,16 +50,31 @@ class TrainedRun:
     checkpoint: Checkpoint | None
     network: LayeredNetwork
     inputs: Inputs
-    _load: Callable[[], Dataset]
+    _load: Callable[[Experiment], Dataset]
 
     @cached_property
     def data(self) -> Dataset:
-        """The data of the run.
+        """The data of the run; its ``test`` are the validation samples, if it has set some aside.
 
         Raises:
             Failure: it is not to be had, or the memory is too small.
         """
-        return self._load()
+        return self._load(self.experiment)
+
+    @cached_property
+    def test(self) -> Split:
+        """The test samples, which a run with validation samples has never looked at.
+
+        Raises:
+            Failure: they are not to be had, or the memory is too small.
+        """
+        if not self.experiment.validation_share:
+            return self.data.test
+        whole = self._load(self.experiment.override({"validation_share": 0.0, "normalize": None}))
+        # Normalised by what was learnt from, which is not all that could have been.
+        test = whole.test
+        images = self.inputs.normalized(test.images)
+        return Split(images, test.labels, regression=test.regression)
 
     @torch.no_grad()
     def outputs(self, raw: Any) -> Tensor:
@@ -152,15 +167,17 @@ def open_run(
     torch.set_num_threads(experiment.threads)
 
     @cache
-    def load() -> Dataset:
-        found = build_data(experiment, data_dir or config.data_dir)
-        if experiment.dataset == config.experiment.dataset:
+    def load(of: Experiment) -> Dataset:
+        found = build_data(of, data_dir or config.data_dir)
+        if of.dataset == config.experiment.dataset:
             folder.require_same_inputs(found.inputs)
         return found
 
-    inputs = folder.read_inputs() or load().inputs
+    inputs = folder.read_inputs() or load(experiment).inputs
     if inputs is None:
-        raise RunError(f"{folder.path}: expected data whose inputs are known, got {load().name}")
+        raise RunError(
+            f"{folder.path}: expected data whose inputs are known, got {experiment.dataset}"
+        )
     network = build_network(experiment, inputs.shape, inputs.classes)
     if checkpoint is not None:
         checkpoint.restore_model(network)
