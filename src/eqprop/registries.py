@@ -200,6 +200,10 @@ DATASETS = Registry(
             "arrays x_train, y_train, x_test and y_test of numpy; without the latter two, a share "
             "of the former",
         ),
+        "regression:FILE": (
+            "eqprop.data.brought:regression",
+            "the same with targets that are no classes, (N,) or (N, targets)",
+        ),
         "folder:DIR": (
             "eqprop.data.brought:folder",
             "images DIR/train/CLASS/*.png or *.jpg and DIR/test/…; without the latter, a share",

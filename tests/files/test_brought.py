@@ -108,6 +108,38 @@ def test_validation_samples_come_from_training_and_test_samples_are_not_looked_a
     assert not test & (train | validation)
 
 
+@pytest.mark.parametrize("targets", [(), (3,)])
+def test_targets_of_a_regression_are_read_as_they_are(targets: tuple[int, ...]) -> None:
+    y = drawn.normal(size=(12, *targets))
+    name = saved(x_train=table()["x_train"], y_train=y, x_test=table()["x_train"][:5], y_test=y[:5])
+    data = load_dataset(name.replace("npz:", "regression:"), dtype=torch.float64)
+    assert data.train.regression
+    assert data.units == (targets or (1,))[0]
+    assert torch.equal(data.train.labels, torch.tensor(y.reshape(12, -1)))
+    assert torch.equal(data.test.labels, data.train.labels[:5])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"y_train": np.ones((12, 2, 2))}, r"y_train \(N,\) or \(N, targets\), numbers for every"),
+        (
+            {"y_train": np.full(12, np.inf)},
+            r"expected finite targets, found y_train\[0\] = \[inf\]",
+        ),
+        ({"y_test": np.ones((5, 2))}, "y_test as y_train, 1 numbers for every sample, found 2"),
+    ],
+)
+def test_targets_that_nothing_can_come_to_are_refused(
+    changed: dict[str, np.ndarray], said: str
+) -> None:
+    arrays = {"x_train": table()["x_train"], "y_train": drawn.normal(size=12)}
+    arrays |= {"x_test": table()["x_train"][:5], "y_test": drawn.normal(size=5)}
+    name = saved(**arrays | changed).replace("npz:", "regression:")
+    with pytest.raises(DataError, match=said):
+        load_dataset(name)
+
+
 @pytest.mark.parametrize("share", ["test_share", "validation_share"])
 def test_a_share_that_leaves_nothing_is_refused(share: str) -> None:
     name = saved(**table(12))
@@ -266,9 +298,9 @@ def test_images_that_do_not_fit_are_refused_in_words(how: str, said: str) -> Non
 
 def test_a_name_without_a_file_is_none() -> None:
     for name in ("npz", "npz:", "folder:", "tar:x", ":x"):
-        with pytest.raises(ConfigurationError, match=r"dataset = .*npz:FILE, folder:DIR"):
+        with pytest.raises(ConfigurationError, match=r"dataset = .*npz:FILE, .*folder:DIR"):
             Experiment(dataset=name)
-        with pytest.raises(ValueError, match=r"data set: expected one of .* npz:FILE, folder:DIR"):
+        with pytest.raises(ValueError, match=r"data set: expected one of .*, folder:DIR"):
             load_dataset(name)
 
 

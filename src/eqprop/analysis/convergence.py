@@ -182,18 +182,20 @@ def error_by_step(
 ) -> ErrorByStep:
     """Test error and residual had the free phase ended after each of ``steps``.
 
+    The error is that of :func:`~eqprop.training.evaluation.evaluate`, of a regression too.
+
     Args:
         steps: numbers of steps ≥ 1, ascending.
         batch_size: how many samples settle at once; the result does not depend on it, but for
             rounding.
     """
     row = {t: index for index, t in enumerate(steps)}
-    wrong = [0] * len(row)
+    wrong = [0.0] * len(row)
     residuals: list[list[Tensor]] = [[] for _ in row]
     for x, labels in split.batches(batch_size):
         for t, (before, after) in enumerate(_free_phase(model, x, max(steps)), 1):
             if t in row:
-                wrong[row[t]] += int((model.prediction(after).argmax(1) != labels).sum())
+                wrong[row[t]] += float(split.missed(model.prediction(after), labels))
                 residuals[row[t]].append(movement(before, after).amax(1))
             tick("error against T")
     moves = torch.stack([torch.cat(of_step) for of_step in residuals])

@@ -74,8 +74,11 @@ def run(options: argparse.Namespace) -> int:
         f"{network.layer_name(index)} {value:.1e}" for index, value in enumerate(found.residual)
     )
     tolerance = training.AT_REST if experiment.tolerance is None else experiment.tolerance
+    of = f"{found.samples} samples"
+    if split.regression:
+        of = f"the variance of {of}, which is not explained"
     print(
-        f"{options.split} error {found.error:.2f} % of {found.samples} samples, "
+        f"{options.split} error {found.error:.2f} % of {of}, "
         f"loss {found.loss:.4f}, after {opened.trained}\n"
         f"residual of the free phase: {residual}\n"
         f"steps of the free phase: {_steps(found)}\n{_rest(found, tolerance * network.epsilon)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ _SUMMARY = "classify images by a trained network"
 _DETAILS = """\
 Classify images, PNG or JPEG, by the network of a run. They are scaled as those were that it has
 learnt from, and must have their size; of images in colour a network of grey ones sees the grey
-levels. The training data is not needed.
+levels. The training data is not needed. A network that has learnt numbers instead of classes
+(regression:FILE) says these.
 
   eqprop predict runs/cifar-10-small cat.png dog.jpg
 """
@@ -59,6 +61,8 @@ def run(options: argparse.Namespace) -> int:
     images = [data.read_image(file, shape) for file in files]
     with opened.blamed(), runs.enough_for(opened.experiment):
         outputs = opened.outputs(images).double().cpu()
+    if not opened.inputs.classes:
+        return _numbers(files, outputs.tolist(), as_json=options.json)
     rows: list[dict[str, Any]] = []
     for file, output in zip(files, outputs, strict=True):
         first, second = output.topk(2).indices.tolist()
@@ -85,6 +89,24 @@ def run(options: argparse.Namespace) -> int:
                 f"{sorted(row['outputs'])[-2]:.3f}",
             ]
             for row in rows
+        ],
+        text=1,
+    )
+    return 0
+
+
+def _numbers(files: Sequence[Path], outputs: Sequence[Sequence[float]], *, as_json: bool) -> int:
+    """What a network says that has learnt numbers instead of classes."""
+    if as_json:
+        rows = [{"file": str(f), "outputs": o} for f, o in zip(files, outputs, strict=True)]
+        print(json.dumps(rows))
+        return 0
+    several = [""] if len(outputs[0]) == 1 else [f" {n + 1}" for n in range(len(outputs[0]))]
+    print_table(
+        ["image", *(f"output{number}" for number in several)],
+        [
+            [str(file), *(f"{value:.4g}" for value in of)]
+            for file, of in zip(files, outputs, strict=True)
         ],
         text=1,
     )

@@ -233,23 +233,26 @@ def _draw(
         # Of a network with more convolutions, drawn here earlier.
         if stale not in names and stale.startswith("kernels"):
             (folder / stale).unlink(missing_ok=True)
-    taken = int(found.phases.free[-1].argmax())
-    answer = "" if taken == found.label else f", taken for {taken}"
+    taken = int(found.outputs[experiment.free_steps].argmax())
+    said = f"test sample {sample}"
+    if found.label is not None:
+        said += f", class {found.label}" + f", taken for {taken}" * (taken != found.label)
     pictures.draw_phases(
         found.phases,
         found.x,
         folder / "states.png",
-        f"{title}: test sample {sample}{answer}\n"
+        f"{title}: {said}\n"
         f"T = {steps}, K = {experiment.nudged_steps}, β = {experiment.beta:g}; "
         f"residual after T steps: {found.phases.residual:.1g}",
-        label=found.label,
+        # Behind a readout the last layer has no unit for each class.
+        label=found.label if experiment.readout == "none" else None,
     )
     pictures.draw_convergence(
         found.residual,
         found.outputs,
         folder / "convergence.png",
         f"{title}: free phase of test samples",
-        sample=f"test sample {sample}, class {found.label}{answer}",
+        sample=said,
         label=found.label,
         free_steps=steps,
     )

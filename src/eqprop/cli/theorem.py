@@ -259,7 +259,7 @@ def _subject(
         # Weights are drawn in float32 anyhow, and data in float64 would take twice the memory.
         built = experiment.override({**device, "seed": settings.seed, "dtype": "float32"})
         dataset = runs.build_data(built, options.data_dir)
-        network = runs.build_network(built, dataset.input_shape, dataset.classes)
+        network = runs.build_network(built, dataset.input_shape, dataset.units)
     else:
         opened = runs.open_run(
             Path(options.of),

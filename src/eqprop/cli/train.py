@@ -333,8 +333,9 @@ def _train(
         print(json.dumps(history[-1]))
     else:
         trained = core.counted(len(history), "epoch")
+        of = " of the variance, which is not explained," if dataset.test.regression else ""
         print(
-            f"test error {history[-1]['test_error']:.2f} % after {trained} "
+            f"test error {history[-1]['test_error']:.2f} %{of} after {trained} "
             f"({sum(entry['seconds'] for entry in history):.0f} s); everything is in {folder.path}"
         )
     return 0

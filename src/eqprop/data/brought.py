@@ -5,6 +5,9 @@ if there are test samples of their own, ``x_test`` and ``y_test``. Inputs are (N
 images (N, H, W), (N, C, H, W) or (N, H, W, C), C = 1, 3 or 4; labels are class numbers from 0,
 (N,).
 
+``regression:FILE`` is such a file whose ``y_train`` and ``y_test`` are targets that are no classes,
+one number for every sample, (N,), or several, (N, targets).
+
 ``folder:DIR`` holds images as ``DIR/train/CLASS/NAME.png`` (or ``.jpg``, ``.jpeg``), all of one
 size, and, if there are any, test images as ``DIR/test/CLASS/…``. The classes are numbered in the
 order of their names. Images in colour are (3, H, W), grey ones (1, H, W); where there are both, all
@@ -28,7 +31,7 @@ from eqprop.data.archives import DataError
 from eqprop.data.dataset import Source
 from eqprop.errors import system_error
 
-__all__ = ["folder", "npz", "read_image"]
+__all__ = ["folder", "npz", "read_image", "regression"]
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -66,7 +69,31 @@ def npz(file: str) -> Source:
     )
 
 
-def _arrays(path: Path) -> Arrays:
+def regression(file: str) -> Source:
+    """The arrays of a file of numpy whose labels are targets.
+
+    Raises:
+        DataError: as for :func:`npz`; or targets that are not finite.
+    """
+    path = Path(file).expanduser()
+    x, y, x_test, y_test = _arrays(path, targets=True)
+    for name, values in (("y_train", y), ("y_test", y_test)):
+        if not np.isfinite(values).all():
+            sample = int((~np.isfinite(values)).any(1).argmax())
+            raise DataError(
+                f"{path}: expected finite targets, found {name}[{sample}] = {values[sample]}"
+            )
+    return Source(
+        input_shape=x.shape[1:],
+        classes=0,
+        brightest=255.0 if x.dtype == np.uint8 else 1.0,
+        load=lambda _: (x, y, x_test, y_test),
+        targets=y.shape[1],
+    )
+
+
+def _arrays(path: Path, *, targets: bool = False) -> Arrays:
+    """Inputs and labels; of a regression the latter (N, targets)."""
     found: dict[str, np.ndarray] = {}
     names: list[str] = []
     try:
@@ -103,16 +130,17 @@ def _arrays(path: Path) -> Arrays:
     x_test = _channels_first(found["x_test"]) if "x_test" in found else x[:0]
     y_test = found["y_test"] if "y_test" in found else y[:0]
     for what, inputs, labels in (("train", x, y), ("test", x_test, y_test)):
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
+        numbers = labels.ndim == 1 or (labels.ndim == 2 and (targets or labels.shape[1] == 1))
         if (
-            labels.ndim != 1
+            not numbers
             or len(labels) != len(inputs)
             or inputs.ndim < 2
             or 0 in inputs.shape[1:]
+            or 0 in labels.shape[1:]
         ):
+            kind = "(N,) or (N, targets), numbers" if targets else "(N,), one class number"
             raise DataError(
-                f"{path}: expected x_{what} (N, …) and y_{what} (N,), one class number for every "
+                f"{path}: expected x_{what} (N, …) and y_{what} {kind} for every "
                 f"sample, found {inputs.shape} and {labels.shape}"
             )
     if (x.shape[1:], x.dtype) != (x_test.shape[1:], x_test.dtype):
@@ -120,6 +148,15 @@ def _arrays(path: Path) -> Arrays:
             f"{path}: expected x_test as x_train, {x.dtype} of shape (N, "
             f"{', '.join(map(str, x.shape[1:]))}), found {x_test.dtype} of shape {x_test.shape}"
         )
+    if targets:
+        y, y_test = (of.reshape(len(of), -1) if len(of) else of.reshape(0, 1) for of in (y, y_test))
+        y_test = y_test if len(y_test) else y[:0]
+        if y.shape[1] != y_test.shape[1]:
+            raise DataError(
+                f"{path}: expected y_test as y_train, {y.shape[1]} numbers for every sample, found "
+                f"{y_test.shape[1]}"
+            )
+        return x, y.astype(np.float64), x_test, y_test.astype(np.float64)
     return x, y.reshape(-1), x_test, y_test.reshape(-1)
 
 
@@ -137,7 +174,10 @@ def _classes(path: Path, labels: np.ndarray) -> int:
     if labels.dtype.kind == "f" and (labels == np.floor(labels)).all():
         said = "; make them whole numbers, as by y.astype(int)"
     else:
-        said = "; number the classes by names, y = numpy.unique(y, return_inverse=True)"
+        said = (
+            "; number the classes by names, y = numpy.unique(y, return_inverse=True), or, of "
+            "targets that are no classes, write regression:FILE"
+        )
     found = np.unique(labels)
     if len(found) < 2:
         raise DataError(

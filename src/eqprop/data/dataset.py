@@ -115,6 +115,12 @@ class Examples(ABC):
             ValueError: says what is wrong, and with which sample.
         """
 
+    def missed(self, output: Tensor, labels: Tensor) -> Tensor:
+        """How many samples are misclassified; of a regression Σ ‖ŷ − y‖² ÷ the variance."""
+        if self.regression:
+            return (output - labels).double().square().sum() / self.variance
+        return (output.argmax(1) != labels).sum()
+
     def targets(self, labels: Tensor, classes: int) -> Tensor:
         """What the output is to come to, (B, …): of class numbers their one-hot vectors."""
         if self.regression:
@@ -570,6 +576,11 @@ class Dataset(Generic[Part]):
         return replace(self, train=splits["train"], test=splits["test"], inputs=inputs)
 
     @property
+    def units(self) -> int:
+        """How many output units a network of it needs: one for every class, or target."""
+        return self.classes or math.prod(self.train.first[1].shape[1:])
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input: (features,) of a table, (C, H, W) of images."""
         return tuple(self.train.first[0].shape[1:])
@@ -606,6 +617,8 @@ class Source:
         at_hand: from the same folder to whether ``load`` would find it all on this machine; always,
             unless said otherwise.
         class_names: what the classes are called, if they have more than numbers.
+        targets: of a regression, whose ``classes`` are 0, how many numbers a sample is to come to;
+            the labels are these then, (N, targets).
     """
 
     input_shape: tuple[int, ...]
@@ -614,6 +627,12 @@ class Source:
     load: Callable[[str | Path | None], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
     at_hand: Callable[[str | Path | None], bool] = lambda _: True
     class_names: tuple[str, ...] = ()
+    targets: int = 0
+
+    @property
+    def units(self) -> int:
+        """How many output units it needs: one for every class, or target."""
+        return self.classes or self.targets
 
 
 def require_learnable(split: Examples, classes: int, name: str = "split") -> None:
@@ -705,7 +724,8 @@ def load_dataset(
         normalize: see :meth:`Dataset.normalized`; none leaves the numbers as they are.
 
     Returns:
-        The whole data set: images (N, C, H, W) in [0, 1], unless normalised, labels (N,) int64.
+        The whole data set: images (N, C, H, W) in [0, 1], unless normalised, labels (N,) int64, or
+        of a regression targets (N, …).
 
     Raises:
         ValueError: the name is unknown, ``dtype`` is not a floating point type, or a share leaves
@@ -720,6 +740,8 @@ def load_dataset(
         # The grey levels travel as bytes and are converted where they are to stay.
         pixels = numbers_of("images", images).to(device).to(dtype).div_(source.brightest)
         pixels = pixels.view(len(pixels), *source.input_shape)
+        if not source.classes:
+            return Split(pixels, labels, regression=True)
         return Split(pixels, numbers_of("labels", labels).to(device).to(torch.int64))
 
     train_images, train_labels, test_images, test_labels = source.load(data_dir)
@@ -735,7 +757,11 @@ def load_dataset(
         test=split(test_images, test_labels),
         classes=source.classes,
         inputs=Inputs(
-            source.input_shape, source.classes, source.brightest, names=source.class_names
+            source.input_shape,
+            source.classes,
+            source.brightest,
+            names=source.class_names,
+            targets=source.targets,
         ),
     )
     return data if normalize is None else data.normalized(normalize)

@@ -30,6 +30,7 @@ class Inputs:
         mean: what is subtracted from each channel or column; nothing if inputs are not normalised.
         scale: what each is multiplied by then; likewise.
         names: of the classes; none if they have only their numbers.
+        targets: of a regression, how many numbers a sample is to come to.
     """
 
     shape: tuple[int, ...]
@@ -38,8 +39,14 @@ class Inputs:
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     names: tuple[str, ...] = ()
+    targets: int = 0
 
     __repr__ = summary
+
+    @property
+    def units(self) -> int:
+        """How many output units a network of them has: one for every class, or target."""
+        return self.classes or self.targets
 
     def prepared(self, raw: Tensor) -> Tensor:
         """Raw inputs (B, …) as a network sees them; of the dtype that is the default one.
@@ -87,6 +94,7 @@ class Inputs:
             floats("mean"),
             floats("scale"),
             tuple(map(str, _sequence(found["names"]))),
+            int(found.get("targets", 0)),
         )
 
 

@@ -179,10 +179,10 @@ with it.
         import torch
 
         experiment = replace(run.experiment, dtype="float64")
-        network = runs.build_network(experiment, dataset.input_shape, dataset.classes)
+        network = runs.build_network(experiment, dataset.input_shape, dataset.units)
         generator = torch.Generator().manual_seed(_SEED)
         x, labels = next(dataset.train.batches(experiment.batch_size, generator))
-        x, y = x.double(), data.one_hot(labels, dataset.classes, torch.float64)
+        x, y = x.double(), dataset.train.targets(labels, dataset.classes).double()
         T, K = experiment.free_steps, experiment.nudged_steps
         free = analysis.free_phase(network, x, T, K)
         bptt = analysis.bptt_process(network, x, y, free_steps=T, nudged_steps=K, free=free)

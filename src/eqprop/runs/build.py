@@ -89,16 +89,14 @@ def build_data(experiment: Experiment, data_dir: str | None = None) -> Dataset:
         raise Failure(str(error)) from None
 
 
-def build_network(
-    experiment: Experiment, input_shape: Sequence[int], classes: int
-) -> LayeredNetwork:
+def build_network(experiment: Experiment, input_shape: Sequence[int], units: int) -> LayeredNetwork:
     """The network on the device, its initial weights drawn from the seed alone.
 
     They are drawn on the CPU in float32, so that they are the same for every device and dtype.
 
     Args:
         input_shape: of one input; (C, H, W) where there are convolutions.
-        classes: units of the output layer.
+        units: of the output layer, one for every class or target.
 
     Raises:
         ConfigurationError: a convolution that does not fit on what lies below it.
@@ -107,7 +105,7 @@ def build_network(
     """
     with enough_for(experiment), torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
-        chain = [*_connections(experiment, input_shape, classes)]
+        chain = [*_connections(experiment, input_shape, units)]
         links = _links(experiment, chain)
         readout = None if experiment.readout == "none" else _readout(experiment, chain.pop())
         layers: list[nn.Module] = [*chain, *([] if readout is None else [readout]), *links]
@@ -184,14 +182,14 @@ def _network(
 
 
 def _connections(
-    experiment: Experiment, input_shape: Sequence[int], classes: int
+    experiment: Experiment, input_shape: Sequence[int], units: int
 ) -> Sequence[Connection]:
     try:
         connections = convolutional(
             input_shape,
             experiment.channels,
             *experiment.hidden,
-            classes,
+            units,
             kernel=experiment.kernel,
             stride=experiment.stride,
             padding=experiment.padding,

@@ -19,7 +19,7 @@ from eqprop.analysis.convergence import (
 )
 from eqprop.analysis.images import WeightImages, weight_images
 from eqprop.analysis.settling_steps import SettlingSteps, settling_steps
-from eqprop.data.dataset import Split, one_hot
+from eqprop.data.dataset import Split
 from eqprop.errors import ConfigurationError
 from eqprop.runs.build import build_cost
 from eqprop.runs.out_of_memory import enough_memory
@@ -46,7 +46,7 @@ class Findings:
 
     Attributes:
         images: what the connections have learned.
-        x, label: the test sample, (1, …), and its class.
+        x, label: the test sample, (1, …), and its class, if it has one.
         phases: its two steady states.
         outputs: (3T + 1, classes), the output units in every step of its free phase, s₀ first.
         residual: how the first test samples come to rest.
@@ -56,7 +56,7 @@ class Findings:
 
     images: tuple[WeightImages, ...]
     x: Tensor
-    label: int
+    label: int | None
     phases: Phases
     outputs: Tensor
     residual: ResidualByStep
@@ -138,7 +138,7 @@ def settle_samples(
         return settling_steps(
             run.network,
             x,
-            one_hot(labels, run.data.classes, x.dtype),
+            test.targets(labels, run.data.classes),
             beta=experiment.beta,
             most=most,
             tolerance=tolerance,
@@ -191,11 +191,11 @@ def look(
         return Findings(
             weight_images(network, run.data.input_shape),
             x,
-            int(labels),
+            None if test.regression else int(labels),
             phases(
                 network,
                 x,
-                one_hot(labels, run.data.classes, x.dtype),
+                test.targets(labels, run.data.classes),
                 free_steps=experiment.free_steps,
                 nudged_steps=experiment.nudged_steps,
                 beta=experiment.beta,
@@ -206,7 +206,7 @@ def look(
             residual_by_step(network, watched, counts[-1], tick),
             error_by_step(
                 network,
-                Split(test.images[:count], test.labels[:count]),
+                Split(test.images[:count], test.labels[:count], regression=test.regression),
                 counts,
                 batch_size=_AT_ONCE,
                 tick=tick,

@@ -120,12 +120,17 @@ def build_learner(experiment: Experiment) -> Learner:
     """
     source: Source = DATASETS.load(experiment.dataset)
     if experiment.class_weights and len(experiment.class_weights) != source.classes:
+        expected = f"{source.classes} numbers, one for each class of {experiment.dataset}"
+        if not source.classes:
+            expected = f"none, as {experiment.dataset} has targets that are no classes"
+        raise ConfigurationError("class_weights", experiment.class_weights, expected)
+    if not source.classes and experiment.cost == "cross-entropy":
         raise ConfigurationError(
-            "class_weights",
-            experiment.class_weights,
-            f"{source.classes} numbers, one for each class of {experiment.dataset}",
+            "cost",
+            experiment.cost,
+            f"squared-error, as {experiment.dataset} has targets that are no classes",
         )
-    network = build_network(experiment, source.input_shape, source.classes)
+    network = build_network(experiment, source.input_shape, source.units)
     optimizer = build_optimizer(experiment, network)
     return Learner(
         experiment,

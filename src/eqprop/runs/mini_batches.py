@@ -30,7 +30,7 @@ class Samples:
         name: of the data set, or ``random``.
         pixels: grey levels, or other numbers, (N, …). labels: (N,).
         brightest: the grey level that becomes 1.
-        classes: how many there are.
+        classes: how many there are; 0 of a regression, whose labels are targets, (N, targets).
     """
 
     name: str
@@ -52,8 +52,10 @@ class Samples:
         """A mini-batch x (B, …) and its targets (B, classes), every sample as likely."""
         rows = torch.randint(len(self.labels), (size,), generator=generator).numpy()
         pixels = torch.as_tensor(self.pixels[rows], device=device).to(dtype).div_(self.brightest)
-        labels = torch.as_tensor(self.labels[rows], device=device).long()
-        return pixels, one_hot(labels, self.classes, dtype)
+        labels = torch.as_tensor(self.labels[rows], device=device)
+        if not self.classes:
+            return pixels, labels.to(dtype)
+        return pixels, one_hot(labels.long(), self.classes, dtype)
 
 
 def samples_at_hand(
@@ -85,5 +87,7 @@ def random_samples(experiment: Experiment) -> Samples:
     # might behave unlike a real one.
     shape = (_RANDOM, *source.input_shape)
     pixels = drawn.random(shape, np.float32) * (drawn.random(shape, np.float32) < 0.2)
-    labels = drawn.integers(source.classes, size=_RANDOM)
+    labels = drawn.random((_RANDOM, source.targets))
+    if source.classes:
+        labels = drawn.integers(source.classes, size=_RANDOM)
     return Samples("random", pixels, labels, 1.0, source.classes)

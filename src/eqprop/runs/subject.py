@@ -106,7 +106,7 @@ def network_subject(
     source = dataset.train.batches(settings.batch_size, generator)
     # Only the mini-batches are needed in float64: the whole set would take twice its memory.
     batches = [
-        (x.double(), one_hot(labels, dataset.classes, torch.float64))
+        (x.double(), dataset.train.targets(labels, dataset.classes).double())
         for x, labels in islice(source, settings.batches)
     ]
     return Subject(network.double(), cost, batches)

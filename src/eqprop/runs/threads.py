@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 
 from eqprop.core.stepping import NonFiniteError
-from eqprop.data.dataset import Dataset, one_hot
+from eqprop.data.dataset import Dataset
 from eqprop.runs.learner import build_learner
 from eqprop.runs.out_of_memory import enough_for
 from eqprop.settings.experiment import Experiment
@@ -69,11 +69,10 @@ def _seconds_per_batch(experiment: Experiment, data: Dataset) -> float:
     learner = build_learner(experiment)
     found: list[float] = []
     batches = data.train.batches(experiment.batch_size, learner.generator)
-    dtype = data.train.images.dtype
     with enough_for(experiment):
         for x, labels in islice(batches, 1 + _MOST_BATCHES):
             started = time.perf_counter()
-            target = one_hot(labels, data.classes, dtype)
+            target = data.train.targets(labels, data.classes)
             learner.optimizer.zero_grad()
             try:
                 learner.estimator(learner.network, x, target, learner.generator)

@@ -78,7 +78,7 @@ class TrainedRun:
 
     @torch.no_grad()
     def outputs(self, raw: Any) -> Tensor:
-        """ŷ of every raw input, (B, classes), such as images (B, C, H, W) of bytes.
+        """ŷ of every raw input, (B, classes) or (B, targets), such as images (B, C, H, W) of bytes.
 
         They are scaled as the data of the run was, and settle as in its training.
 
@@ -95,8 +95,10 @@ class TrainedRun:
         return torch.cat(found)
 
     def predict(self, raw: Any) -> Tensor:
-        """The class of every raw input, (B,): the largest of :meth:`outputs`."""
-        return self.outputs(raw).argmax(1)
+        """The class of every raw input, (B,): the largest of :meth:`outputs`; of a regression these
+        themselves, (B, targets)."""
+        outputs = self.outputs(raw)
+        return outputs.argmax(1) if self.inputs.classes else outputs
 
     @property
     def epochs(self) -> int:
@@ -178,7 +180,7 @@ def open_run(
         raise RunError(
             f"{folder.path}: expected data whose inputs are known, got {experiment.dataset}"
         )
-    network = build_network(experiment, inputs.shape, inputs.classes)
+    network = build_network(experiment, inputs.shape, inputs.units)
     if checkpoint is not None:
         checkpoint.restore_model(network)
     return TrainedRun(folder, config, experiment, checkpoint, network, inputs, load)

@@ -17,7 +17,7 @@ from eqprop.data.dataset import Examples, Split, require_learnable
 from eqprop.summary import summary
 from eqprop.training.settled import AT_REST, Tally
 
-__all__ = ["Evaluation", "evaluate", "guessing_error", "missed", "predict"]
+__all__ = ["Evaluation", "evaluate", "guessing_error", "predict"]
 
 
 @final
@@ -57,13 +57,6 @@ def guessing_error(split: Split) -> float:
     if split.regression:
         return 100.0
     return 100 * (1 - int(split.labels.bincount().max()) / len(split))
-
-
-def missed(output: Tensor, labels: Tensor, split: Examples) -> Tensor:
-    """How many samples of a split are misclassified; of a regression Σ ‖ŷ − y‖² ÷ its variance."""
-    if split.regression:
-        return (output - labels).double().square().sum() / split.variance
-    return (output.argmax(1) != labels).sum()
 
 
 @torch.no_grad()
@@ -125,7 +118,7 @@ def evaluate(
         drive = model.drive(x)
         free = relax(model, x, free_steps, drive=drive, tolerance=tolerance)
         output = model.prediction(free.state)
-        wrong += missed(output, labels, split)
+        wrong += split.missed(output, labels)
         target = split.targets(labels, units).to(output.dtype)
         loss += (SampleWeighted(cost, *weights) if weights else cost)(output, target).sum()
         worst = tuple(map(max, worst, free.residual)) if worst else free.residual

@@ -12,7 +12,7 @@ from eqprop.core.costs import Cost, CrossEntropy, Weighted
 from eqprop.core.fitting import require_input, require_model, require_unchanging
 from eqprop.core.models import ConvergentModel
 from eqprop.core.sizes import described
-from eqprop.data.dataset import Dataset
+from eqprop.data.dataset import Dataset, Split
 from eqprop.estimators.descent import learning_rates
 from eqprop.estimators.estimator import Estimator
 
@@ -80,6 +80,8 @@ def require_trainable(model: object, estimator: object, optimizer: object, data:
             "let some of them learn with requires_grad_(True)"
         )
     _warn_of_narrow_outputs(model, estimator.cost)
+    if isinstance(data.train, Split) and data.train.regression:
+        _warn_of_far_targets(model, data.train)
     left = [n for n, p in model.named_parameters() if p.requires_grad and n not in rates]
     if left:
         warnings.warn(
@@ -97,16 +99,10 @@ def _warn_of_narrow_outputs(model: ConvergentModel, cost: Cost) -> None:
     1) at most.
     """
     cost = cost.cost if isinstance(cost, Weighted) else cost
-    if not isinstance(cost, CrossEntropy) or model.has_readout:
+    if not isinstance(cost, CrossEntropy):
         return
-    width = math.inf if model.clip is None else model.clip[1] - model.clip[0]
-    if model.activation is not None:
-        try:
-            low, high = model.activation(torch.tensor([-1e4, 1e4])).tolist()
-        except (RuntimeError, TypeError, ValueError):
-            return
-        width = min(width, high - low)
-    classes = math.prod(model.output_shape)
+    low, high = _reach(model)
+    width, classes = high - low, math.prod(model.output_shape)
     most = 1 / (1 + (classes - 1) * math.exp(-cost.scale * width))
     if most < 0.9:
         warnings.warn(
@@ -115,6 +111,35 @@ def _warn_of_narrow_outputs(model: ConvergentModel, cost: Cost) -> None:
             f"end, and get worse. Take CrossEntropy(scale={10 / width:g}), or a readout",
             stacklevel=4,
         )
+
+
+def _warn_of_far_targets(model: ConvergentModel, split: Split) -> None:
+    """Say where targets of a regression lie beyond what the output layer can come to."""
+    low, high = _reach(model)
+    least, most = (float(end) for end in split.labels.aminmax())
+    if least < low or most > high:
+        warnings.warn(
+            f"targets: expected some that the outputs can come to, which are kept in [{low:g}, "
+            f"{high:g}], got {least:.4g} to {most:.4g}; read them off the last hidden layer by "
+            "readout=torch.nn.Linear(…) (--readout linear), or scale them",
+            stacklevel=4,
+        )
+
+
+def _reach(model: ConvergentModel) -> tuple[float, float]:
+    """Between which numbers the outputs are kept, as far as is known."""
+    low, high = -math.inf, math.inf
+    if model.has_readout:
+        return low, high
+    if model.clip is not None:
+        low, high = model.clip
+    if model.activation is not None:
+        try:
+            ends = model.activation(torch.tensor([-1e4, 1e4])).tolist()
+        except (RuntimeError, TypeError, ValueError):
+            return low, high
+        low, high = max(low, ends[0]), min(high, ends[1])
+    return low, high
 
 
 def _require_registered(model: nn.Module) -> None:

@@ -26,7 +26,7 @@ from eqprop.data.dataset import Dataset, Examples
 from eqprop.estimators.descent import require_no_closure
 from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.summary import summary
-from eqprop.training.evaluation import evaluate, missed
+from eqprop.training.evaluation import evaluate
 from eqprop.training.fitting import learnt_by, require_trainable, warn_of_unmoved
 from eqprop.training.settled import Tally
 
@@ -89,7 +89,7 @@ class Unfinished:
         began: the state of the random generator at its begin, from which the order of its samples
             was drawn.
         wrong: how many samples were misclassified so far; see
-            :func:`~eqprop.training.evaluation.missed`.
+            :meth:`~eqprop.data.dataset.Examples.missed`.
         loss: the sum of their costs.
         samples: how many there were.
         seconds: how long they took.
@@ -355,7 +355,7 @@ def _epochs(
                 scheduler.step()
             with torch.no_grad():
                 output = model.prediction(estimate.free.state)
-                wrong = wrong + missed(output, labels, data.train)
+                wrong = wrong + data.train.missed(output, labels)
                 loss += weighing.cost(output, target).sum()
             samples += len(labels)
             free.add(estimate.free)
