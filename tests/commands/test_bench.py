@@ -327,10 +327,14 @@ def test_nothing_is_downloaded(
 def test_settings_of_the_preset_can_be_changed_and_threads_be_several(run: Run, rows: Rows) -> None:
     words = ["--settle", "0.02", "--updates", "alternating", "--free-steps", "9"]
     words += ["--nudged-steps", "4", "--epsilon", "0.3", "--batch-size", "7", "--dtype", "float64"]
-    words += ["--nudging", "one-sided"]
+    words += ["--nudging", "one-sided", "--readout", "linear", "--cost", "cross-entropy"]
+    words += ["--nudge", "inside", "--hidden", "40", "30", "--links", "0-2"]
+    words += ["--learning-rates", "0.1", "0.2", "0.3", "0.4", "--dataset", "mnist"]
     assert run("bench", "digits", *words, "--threads", 1, 2, "--random", "--json")[0] == 0
     changed = {"tolerance": 0.02, "updates": "alternating", "free_steps": 9, "nudged_steps": 4}
     changed |= {"epsilon": 0.3, "batch_size": 7, "dtype": "float64", "nudging": "one-sided"}
+    changed |= {"readout": "linear", "cost": "cross-entropy", "nudge": "inside", "links": ("0-2",)}
+    changed |= {"learning_rates": (0.1, 0.2, 0.3, 0.4), "hidden": (40, 30), "dataset": "mnist"}
     assert set(changed) == set(OVERRIDES)
     expected = PRESETS["digits"].experiment.override(changed)
     assert [experiment for _, experiment, *_ in rows] == [

@@ -12,6 +12,7 @@ from PIL import Image
 
 from eqprop.cli.main import main
 from eqprop.data.archives import DataError
+from eqprop.data.brought import read_image
 from eqprop.data.dataset import Dataset, load_dataset
 from eqprop.errors import ConfigurationError
 from eqprop.runs.trained import open_run
@@ -248,6 +249,40 @@ def test_images_in_folders_are_learnt_under_the_names_of_their_folders(mode: str
         for image, name in zip(split.images, sorted(given), strict=True):
             pixels = given[name].transpose(2, 0, 1) if mode == "RGB" else given[name][None]
             torch.testing.assert_close(image, torch.from_numpy(pixels.astype(np.float64)) / 255)
+
+
+def deep(name: str) -> Array:
+    pixels = drawn.integers(0, 65536, size=(4, 6)).astype(np.uint16)
+    Image.fromarray(pixels).save(f"zoo/train/{name}")
+    return pixels
+
+
+def test_grey_images_of_16_bits_keep_them_all() -> None:
+    given = {name: deep(name) for name in pictures("L")}
+    data = load_dataset("folder:zoo", dtype=torch.float64, test_share=0.5)
+    assert data.input_shape == (1, 4, 6)
+    assert data.inputs is not None
+    found = torch.cat([data.train.images, data.test.images])
+    wanted = torch.tensor(np.stack([*given.values()]).astype(np.float64))[:, None] / 65535
+    assert sorted(found.sum((1, 2, 3)).tolist()) == pytest.approx(
+        sorted(wanted.sum((1, 2, 3)).tolist())
+    )
+    raw = read_image(Path("zoo/train/ant/0.png"), (1, 4, 6), data.inputs.brightest)
+    assert np.array_equal(raw[0], given["ant/0.png"])
+
+
+def test_images_of_16_bits_among_others_are_refused_instead_of_cut_off() -> None:
+    pictures("L")
+    deep("bee/1.png")
+    with pytest.raises(DataError, match=r"bee/1.png: expected 8 bits of each pixel, .* found 16"):
+        load_dataset("folder:zoo")
+    for name in pictures("L"):
+        deep(name)
+    Image.new("L", (6, 4)).save("zoo/train/bee/1.png")
+    with pytest.raises(DataError, match=r"bee/1.png: expected 16 bits of each pixel, .* found 8"):
+        load_dataset("folder:zoo")
+    with pytest.raises(DataError, match="as the data of the run has, found 16 bits"):
+        read_image(Path("zoo/train/ant/0.png"), (1, 4, 6))
 
 
 def test_where_some_images_are_grey_all_are_in_colour() -> None:

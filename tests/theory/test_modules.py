@@ -562,8 +562,19 @@ def test_what_is_no_estimate_no_cost_and_no_generator_is_refused_in_words(batch:
         (SquaredError, "the class SquaredError"),
         ("mse", "str 'mse'"),
     ):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for made in (
+            partial(EquilibriumPropagation, 3, 3, 0.1),
+            partial(ContinualEP, optimizer, 3, 3, 0.1),
+            partial(BPTT, 3),
+            partial(RecurrentBackprop, 3),
+        ):
+            with pytest.raises(TypeError, match=f"cost: expected a Cost, .* got {got}$"):
+                made(cost=cast("Any", wrong))
+        careless = Careless(None)
+        careless.cost = cast("Any", wrong)
         with pytest.raises(TypeError, match=f"cost: expected a Cost, .* got {got}$"):
-            EquilibriumPropagation(3, 3, 0.1, cost=cast("Any", wrong))(model, x, target)
+            careless(model, x, target)
         with pytest.raises(TypeError, match=f"cost: expected a Cost, .* got {got}$"):
             evaluate(model, Split(x, [0] * len(x)), 3, cost=cast("Any", wrong))
     with pytest.raises(TypeError, match=r"target: expected real numbers, got torch.bool; convert"):

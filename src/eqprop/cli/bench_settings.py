@@ -11,11 +11,18 @@ __all__ = ["OVERRIDES", "BenchSettings"]
 
 OVERRIDES = (
     "batch_size",
+    "cost",
+    "dataset",
     "dtype",
     "epsilon",
     "free_steps",
+    "hidden",
+    "learning_rates",
+    "links",
+    "nudge",
     "nudged_steps",
     "nudging",
+    "readout",
     "tolerance",
     "updates",
 )

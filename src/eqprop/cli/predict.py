@@ -57,8 +57,14 @@ def run(options: argparse.Namespace) -> int:
             f"{options.folder}: expected a network of images, found one of inputs of shape {shape};"
             " classify such inputs in Python, with open_run(DIR).predict(inputs)"
         )
+    if opened.inputs.brightest < 255:
+        raise UsageError(
+            f"{options.folder}: expected a network that has learnt from the grey levels of images, "
+            "found one that has learnt from other numbers, and nobody knows which of them a grey "
+            "level is; classify in Python, with open_run(DIR).predict(inputs)"
+        )
     files: list[Path] = options.files
-    images = [data.read_image(file, shape) for file in files]
+    images = [data.read_image(file, shape, opened.inputs.brightest) for file in files]
     with opened.blamed(), runs.enough_for(opened.experiment):
         outputs = opened.outputs(images).double().cpu()
     if not opened.inputs.classes:

@@ -11,10 +11,10 @@ one number for every sample, (N,), or several, (N, targets).
 ``folder:DIR`` holds images as ``DIR/train/CLASS/NAME.png`` (or ``.jpg``, ``.jpeg``), all of one
 size, and, if there are any, test images as ``DIR/test/CLASS/…``. The classes are numbered in the
 order of their names. Images in colour are (3, H, W), grey ones (1, H, W); where there are both, all
-are in colour.
+are in colour. Grey ones may have 16 bits, if all have.
 
-Bytes become 0 to 1; other numbers stay as they are. What pickles in an ``.npz`` would run is never
-looked at.
+Bytes, and what has 16 bits in images, become 0 to 1; other numbers stay as they are. What pickles
+in an ``.npz`` would run is never looked at.
 """
 
 import sys
@@ -49,6 +49,9 @@ _DAMAGED = (
 """What numpy raises where a file is not what it should be."""
 
 _IMAGES = (".png", ".jpg", ".jpeg")
+
+_BRIGHTEST = {"L": 255.0, "RGB": 255.0, "I;16": 65535.0}
+"""Of grey images, those in colour, and grey ones of 16 bits."""
 
 
 def npz(file: str) -> Source:
@@ -219,7 +222,7 @@ def folder(place: str) -> Source:
     return Source(
         input_shape=(3 if mode == "RGB" else 1, height, width),
         classes=len(names),
-        brightest=255.0,
+        brightest=_BRIGHTEST[mode],
         load=partial(_read_all, train, test, names, size, mode),
         class_names=tuple(names),
     )
@@ -240,12 +243,19 @@ def _listed(path: Path) -> list[Path]:
 
 
 def _kind_of(train: Sequence[Path], test: Sequence[Path]) -> tuple[tuple[int, int], str]:
-    """Width and height of the images, and whether they are grey (``L``) or in colour (``RGB``): by
-    the first of every class."""
+    """Width and height of the images, and whether they are grey (``L``, of 16 bits ``I;16``) or in
+    colour (``RGB``): by the first of every class."""
     firsts = {(file.parent.parent, file.parent): file for file in reversed([*train, *test])}
     opened = [_opened(file) for file in firsts.values()]
-    grey = all(image.mode in ("1", "L", "I;16", "I") for image in opened)
-    return _opened(train[0]).size, "L" if grey else "RGB"
+    size = opened[0].size if opened[0].filename == str(train[0]) else _opened(train[0]).size
+    if all(map(_deep, opened)):
+        return size, "I;16"
+    return size, "L" if all(image.mode in ("1", "L") for image in opened) else "RGB"
+
+
+def _deep(image: Any) -> bool:
+    """Whether it is grey, and has more than 8 bits: Pillow would cut them off."""
+    return image.mode.startswith("I") or image.mode == "F"
 
 
 def _opened(file: Path) -> Any:
@@ -283,7 +293,8 @@ def _read_all(
     with bar:
         arrays = []
         for files in (train, test):
-            images = np.empty((len(files), size[1], size[0], *(3,) * (mode == "RGB")), np.uint8)
+            shape = (len(files), size[1], size[0], *(3,) * (mode == "RGB"))
+            images = np.empty(shape, np.uint16 if mode == "I;16" else np.uint8)
             for index, file in enumerate(files):
                 images[index] = _read(file, size, mode)
                 bar.update()
@@ -292,8 +303,8 @@ def _read_all(
     return tuple(arrays)
 
 
-def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """One image as bytes (C, H, W).
+def read_image(file: Path, shape: tuple[int, ...], brightest: float = 255.0) -> np.ndarray:
+    """One image (C, H, W), of bytes, or of 16 bits if ``brightest`` is more than 255.
 
     Args:
         shape: that (C, H, W), C 1 (grey) or 3 (in colour).
@@ -302,7 +313,8 @@ def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:
         DataError: it is no image, or one of another size.
     """
     channels, height, width = shape
-    pixels = _read(file, (width, height), "RGB" if channels == 3 else "L", "the data of the run")
+    mode = "RGB" if channels == 3 else "I;16" if brightest > _BRIGHTEST["L"] else "L"
+    pixels = _read(file, (width, height), mode, "the data of the run")
     return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
 
 
@@ -315,7 +327,15 @@ def _read(
                 f"{file}: expected {size[0]}×{size[1]} pixels, as {like} has, found "
                 f"{image.size[0]}×{image.size[1]}; bring all to one size"
             )
+        if _deep(image) != (mode == "I;16"):
+            bits = [f"{'16' if deep else '8'} bits" for deep in (mode == "I;16", _deep(image))]
+            raise DataError(
+                f"{file}: expected {bits[0]} of each pixel, as {like} has, found {bits[1]}; bring "
+                "all to one"
+            )
         try:
+            if mode == "I;16":
+                return np.asarray(image).astype(np.uint16)
             return np.asarray(image.convert(mode))
         except (OSError, SyntaxError) as error:
             raise DataError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from eqprop.core.costs import (
     Cost,
     SquaredError,
+    require_cost,
     require_differentiable,
     require_per_sample,
 )
@@ -40,6 +41,7 @@ class BPTT(Estimator):
         cost: ℓ.
 
     Raises:
+        TypeError: a cost that is none, such as a loss of torch.
         ValueError: T < 1, K < 1, K > T or a negative tolerance.
     """
 
@@ -50,6 +52,7 @@ class BPTT(Estimator):
 
     def __post_init__(self) -> None:
         require_steps(free_steps=self.free_steps)
+        require_cost(self.cost)
         if self.truncation is not None:
             require_steps(truncation=self.truncation)
         require_tolerance(self.tolerance)

@@ -30,7 +30,7 @@ from typing import Any, Literal, final, get_args
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.costs import Cost, SquaredError, require_cost
 from eqprop.core.models import ConvergentModel, LearningRule, State
 from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import (
@@ -74,7 +74,7 @@ class ContinualEP(Estimator):
 
     Raises:
         ValueError: T or K < 1, β = 0 or not finite, another nudging, a negative tolerance.
-        TypeError: an optimizer whose ``step`` needs a closure.
+        TypeError: a cost that is none; an optimizer whose ``step`` needs a closure.
     """
 
     optimizer: torch.optim.Optimizer
@@ -87,6 +87,7 @@ class ContinualEP(Estimator):
 
     def __post_init__(self) -> None:
         require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
+        require_cost(self.cost)
         require_tolerance(self.tolerance)
         require_beta(self.beta)
         require_no_closure(self.optimizer)

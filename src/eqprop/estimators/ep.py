@@ -22,7 +22,7 @@ from typing import Literal, final, get_args
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError
+from eqprop.core.costs import Cost, SquaredError, require_cost
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import (
@@ -63,6 +63,7 @@ class EquilibriumPropagation(Estimator):
             loop's own ``optimizer.step()`` finds nothing to do. Others, and none, change nothing.
 
     Raises:
+        TypeError: a cost that is none, such as a loss of torch.
         ValueError: T or K < 1, β = 0 or not finite, an unknown nudging, a negative tolerance.
     """
 
@@ -76,6 +77,7 @@ class EquilibriumPropagation(Estimator):
 
     def __post_init__(self) -> None:
         require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
+        require_cost(self.cost)
         require_tolerance(self.tolerance)
         require_beta(self.beta)
         if self.nudging not in NUDGINGS:

@@ -16,7 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError, cost_gradient
+from eqprop.core.costs import Cost, SquaredError, cost_gradient, require_cost
 from eqprop.core.models import ConvergentModel, parameter_gradients
 from eqprop.core.phases import relax, require_steps, require_tolerance
 from eqprop.core.settling import Relaxation
@@ -45,6 +45,7 @@ class RecurrentBackprop(Estimator):
         cost: ℓ.
 
     Raises:
+        TypeError: a cost that is none, such as a loss of torch.
         ValueError: a number of steps < 1, adjoint_tolerance ≤ 0 or a negative tolerance.
     """
 
@@ -56,6 +57,7 @@ class RecurrentBackprop(Estimator):
 
     def __post_init__(self) -> None:
         require_steps(free_steps=self.free_steps, adjoint_steps=self.adjoint_steps)
+        require_cost(self.cost)
         require_tolerance(self.tolerance)
         if not require_number("adjoint_tolerance", self.adjoint_tolerance) > 0:
             raise ValueError(
