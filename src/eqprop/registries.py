@@ -215,6 +215,14 @@ FIGURES = Registry(
     "figure",
     "eqprop.figures",
     {
+        "table-1": (
+            "eqprop.figures.published_table:TABLE_1",
+            "test errors of EP and BPTT, one to three hidden layers and convolutions",
+        ),
+        "table-cep": (
+            "eqprop.figures.published_table:TABLE_CEP",
+            "test errors of EP, C-EP and C-VF, one and two hidden layers",
+        ),
         "fig-1c": (
             "eqprop.figures.figure_1c:FIGURE_1C",
             "test error against how well Theorem 1 holds before training",

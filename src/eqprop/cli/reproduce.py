@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, NoReturn
 
@@ -11,6 +12,7 @@ from eqprop import figures
 from eqprop.cli.board import RunBoard
 from eqprop.cli.options import Parser, add_options, add_usual, given, remember_options
 from eqprop.cli.tables import print_table
+from eqprop.core import counted
 from eqprop.errors import UsageError
 from eqprop.registries import FIGURES
 
@@ -62,8 +64,14 @@ class _FigureParser(Parser):
             self.description, self.epilog = figure.description, f"{figure.epilog}\n{_END}"
             add_options(self, figure.settings)
             add_options(self, figures.Work)
+            group = self.add_argument_group("run")
+            group.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="print what would be trained, and how long that would take here; nothing more",
+            )
             add_usual(
-                self.add_argument_group("run"),
+                group,
                 out="folder for all of it, new or begun before (default: in runs/, named after the "
                 "figure and the data set)",
                 json="the numbers",
@@ -87,7 +95,31 @@ def run(options: argparse.Namespace) -> int:
         data_dir=options.data_dir,
     )
     with closing(RunBoard()) as board:
-        result = reproduction.make(board)
+        plan = reproduction.plan(board)
+        said = _said(plan, reproduction.workers)
+        if not options.dry_run:
+            board.say(said)
+            result = reproduction.make(board)
+    if options.dry_run:
+        if options.json:
+            print(json.dumps(plan))
+            return 0
+        print_table(
+            ["run", "epochs", "done", "an epoch", "left"],
+            [
+                [
+                    row["run"],
+                    str(row["epochs"]),
+                    str(row["done"]),
+                    _time(row["epoch"]),
+                    _time(row["left"]),
+                ]
+                for row in plan
+            ],
+            text=1,
+        )
+        print(said)
+        return 0
     if options.json:
         print(json.dumps(result))
     else:
@@ -97,6 +129,28 @@ def run(options: argparse.Namespace) -> int:
         print(f"everything is in {reproduction.folder}")
     reproduction.require_whole()
     return 0
+
+
+def _said(plan: Sequence[Mapping[str, Any]], workers: int) -> str:
+    """The whole of a plan in a line."""
+    left = [row["left"] for row in plan]
+    together = max(max(left), sum(left) / workers)
+    done = sum(row["done"] == row["epochs"] for row in plan)
+    said = (
+        f"{counted(len(plan), 'run')}, {done} of them done" if done else counted(len(plan), "run")
+    )
+    if done == len(plan):
+        return f"{said}: nothing is left to train"
+    return f"{said}; left about {_time(together)}, {workers} at a time"
+
+
+def _time(seconds: float | None) -> str:
+    """As a person says it."""
+    if seconds is None or seconds == 0:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _no_figure(message: str) -> NoReturn:

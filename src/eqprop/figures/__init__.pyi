@@ -4,6 +4,12 @@ from .figure import Table as Table
 from .figure_1c import FIGURE_1C as FIGURE_1C
 from .figure_1c import Figure1c as Figure1c
 from .figure_1c import Figure1cSettings as Figure1cSettings
+from .published_table import TABLE_1 as TABLE_1
+from .published_table import TABLE_CEP as TABLE_CEP
+from .published_table import PublishedTable as PublishedTable
+from .published_table import Table1Settings as Table1Settings
+from .published_table import TableCepSettings as TableCepSettings
+from .published_table import TableSettings as TableSettings
 from .reproduction import TRAINER as TRAINER
 from .reproduction import Reproduction as Reproduction
 from .reproduction import Watcher as Watcher

@@ -18,6 +18,8 @@ One file and one line in :data:`~eqprop.registries.FIGURES` make one::
 Its module knows nothing of torch, so that ``--help`` comes at once.
 """
 
+import csv
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,6 +53,28 @@ class Table(NamedTuple):
     def words(self) -> list[list[str]]:
         """What stands in it."""
         return [[_word(row[name]) for name in self.columns.values()] for row in self.rows]
+
+    @property
+    def markdown(self) -> str:
+        """As Markdown, numbers to the right."""
+        rows = [list(self.columns), *self.words]
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        right = [all(map(_is_number, column)) for column in zip(*cells[1:], strict=True)]
+        rule = ["--:" if aligned else "---" for aligned in right or [False] * len(self.columns)]
+        return "".join(f"| {' | '.join(row)} |\n" for row in (cells[0], rule, *cells[1:]))
+
+    @property
+    def csv(self) -> str:
+        """As CSV, with a comma between and a header; what is not known is empty."""
+        written = io.StringIO()
+        out = csv.writer(written, lineterminator="\n")
+        out.writerow([header or name for header, name in self.columns.items()])
+        out.writerows([row[name] for name in self.columns.values()] for row in self.rows)
+        return written.getvalue()
+
+
+def _is_number(word: str) -> bool:
+    return word == "–" or word.replace(".", "", 1).isdigit()
 
 
 def _word(value: Any) -> str:

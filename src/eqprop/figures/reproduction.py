@@ -4,6 +4,7 @@ Its folder holds
 
 =====================================  =======================================================
 ``fig-1c.json``                        its numbers, with settings and hardware
+``fig-1c.md``, ``fig-1c.csv``          the same as tables; further ones in ``fig-1c-2.csv``, …
 ``fig-1c.png`` and others              what is drawn of them
 ``runs/<run>/``                        every run, as ``eqprop train`` leaves it
 ``gradient-angles/<run>.json``         what was measured before training, if anything
@@ -31,6 +32,7 @@ from eqprop.figures.figure import Figure
 from eqprop.figures.run import Run
 from eqprop.files import write_atomically
 from eqprop.registries import FIGURES
+from eqprop.settings.experiment import Experiment
 from eqprop.settings.fields import Allowed, Settings, setting
 
 __all__ = ["TRAINER", "Reproduction", "Watcher", "Work"]
@@ -116,10 +118,59 @@ class Reproduction:
         self._file = self.folder / f"{name}.json"
         self._measurements = self.folder / f"{self._figure.measured.replace(' ', '-')}s"
         self._drawn = False
+        self._datasets: dict[str, data.Dataset] = {}
         self._runs = [
             Run(run, self.folder, self._measurements, self._figure.accepts)
             for run in self._figure.runs(settings)
         ]
+
+    def plan(self, watcher: Watcher) -> list[dict[str, Any]]:
+        """What is to be trained, and about how long that takes here, on one core.
+
+        A mini-batch or more of every different experiment is timed, on its data; no folder is
+        written, but for data sets that are downloaded.
+
+        Returns:
+            For every run ``run``, ``epochs``, how many are ``done``, and seconds: ``epoch``, of one
+            epoch, and ``left``, until it is done.
+
+        Raises:
+            UsageError: there is nothing to train, or the folder holds something else.
+            Failure: the data is not to be had, or the memory too small.
+        """
+        self._require_ours()
+        self._datasets = self._load()
+        # Neither the seed nor the angle of the weights changes how long a mini-batch takes.
+        alike = {
+            run.name: run.planned.experiment.override({"seed": 0, "epochs": 1, "threads": 1})
+            for run in self._runs
+            if not run.finished
+        }
+        alike = {
+            name: of if of.weight_angle is None else of.override({"weight_angle": 0.0})
+            for name, of in alike.items()
+        }
+        seconds: dict[Experiment, float] = {}
+        with watcher.measuring(len({*alike.values()}), "time") as tick:
+            for name, of in alike.items():
+                if of not in seconds:
+                    dataset = self._datasets[of.dataset]
+                    batches = -(-len(dataset.train) // of.batch_size)
+                    seconds[of] = runs.seconds_per_batch(of, dataset) * batches
+                    tick(name)
+        found = []
+        for run in self._runs:
+            epoch = seconds[alike[run.name]] if run.name in alike else None
+            done = len(run.history)
+            left = 0.0 if epoch is None else epoch * (run.wanted - done)
+            row = {"run": run.name, "epochs": run.wanted, "done": done}
+            found.append({**row, "epoch": epoch, "left": left})
+        return found
+
+    @property
+    def workers(self) -> int:
+        """How many runs are trained at a time."""
+        return min(self._work.processes, len(self._runs))
 
     def make(self, watcher: Watcher) -> dict[str, Any]:
         """Measure, train and draw; whatever was done before in the folder is kept.
@@ -133,7 +184,8 @@ class Reproduction:
         """
         self._require_ours()
         # Before anything is written or started: downloaded once, not by every run at a time.
-        datasets = self._load()
+        datasets = self._datasets or self._load()
+        self._datasets = {}
         with runs.RunFolder(self.folder).claimed(), self._going_on_later():
             for run in self._runs:
                 # Another command may have gone on with it until just now.
@@ -157,7 +209,14 @@ class Reproduction:
             )
 
     def _require_ours(self) -> None:
-        """Refuse a folder that is neither new nor that of an earlier reproduction."""
+        """Refuse what has no runs, and a folder that is neither new nor that of an earlier one."""
+        if not self._runs:
+            tables = self._figure.tables(self._figure.result(self._settings, []))
+            why = {str(row.get("remark") or "") for table in tables for row in table.rows} - {""}
+            raise UsageError(
+                f"{self._name}: expected something to train, got settings that leave nothing"
+                + "".join(f"; {reason}" for reason in sorted(why))
+            )
         if not (self._file.exists() or self._measurements.is_dir()):
             try:
                 runs.RunFolder(self.folder).require_new()
@@ -278,6 +337,14 @@ class Reproduction:
         }
         self._figure.draw(self._settings, result, self.folder)
         self._drawn = True
+        tables = self._figure.tables(result)
+        for number, table in enumerate(tables, 1):
+            place = self._file.with_suffix(".csv")
+            if number > 1:
+                place = place.with_name(f"{self._name}-{number}.csv")
+            write_atomically(place, table.csv.encode())
+        written = "\n".join(table.markdown for table in tables)
+        write_atomically(self._file.with_suffix(".md"), written.encode())
         # Last: where it lies, the pictures do.
         write_atomically(self._file, (json.dumps(result, indent=2) + "\n").encode())
         return result

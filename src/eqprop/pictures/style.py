@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FixedLocator,
@@ -35,6 +36,7 @@ __all__ = [
     "residual_axis",
     "scientific",
     "write_png",
+    "write_svg",
 ]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -128,4 +130,14 @@ def write_png(
         # A folder's name may have letters that the font has not: boxes say as much.
         warnings.filterwarnings("ignore", "Glyph")
         FigureCanvasAgg(figure).print_png(picture)
+    write_atomically(Path(path), picture.getvalue())
+
+
+def write_svg(figure: Figure, path: str | Path) -> None:
+    """Write the figure as SVG, the same bytes for the same figure, whole or not at all."""
+    import matplotlib as mpl
+
+    picture = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "eqprop", "svg.fonttype": "none"}):
+        FigureCanvasSVG(figure).print_svg(picture, metadata={"Date": None})
     write_atomically(Path(path), picture.getvalue())

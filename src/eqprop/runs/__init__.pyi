@@ -47,6 +47,7 @@ from .subject import Subject as Subject
 from .subject import network_subject as network_subject
 from .subject import toy_subject as toy_subject
 from .threads import fastest_threads as fastest_threads
+from .threads import seconds_per_batch as seconds_per_batch
 from .timing import clock as clock
 from .timing import median_seconds as median_seconds
 from .trained import TrainedRun as TrainedRun

@@ -17,7 +17,7 @@ from eqprop.runs.learner import build_learner
 from eqprop.runs.out_of_memory import enough_for
 from eqprop.settings.experiment import Experiment
 
-__all__ = ["fastest_threads"]
+__all__ = ["fastest_threads", "seconds_per_batch"]
 
 _SECONDS = 0.5
 """About how long every number of threads is tried."""
@@ -50,7 +50,7 @@ def fastest_threads(experiment: Experiment, data: Dataset) -> int:
     try:
         for threads in _numbers(cores or 1):
             torch.set_num_threads(threads)
-            seconds = _seconds_per_batch(experiment, data)
+            seconds = seconds_per_batch(experiment, data)
             if seconds > _GAIN * least:
                 break
             fastest, least = threads, seconds
@@ -64,8 +64,15 @@ def _numbers(cores: int) -> list[int]:
     return [*(2**n for n in range(cores.bit_length()) if 2**n < cores), cores]
 
 
-def _seconds_per_batch(experiment: Experiment, data: Dataset) -> float:
-    """The least of several, as whatever else the machine does can only add to it."""
+def seconds_per_batch(experiment: Experiment, data: Dataset) -> float:
+    """How long a training mini-batch takes, with torch's number of threads as it is.
+
+    The least of several, as whatever else the machine does can only add to it. Of an untrained
+    network: where samples settle, a trained one may take longer.
+
+    Raises:
+        ConfigurationError, UsageError, Failure: as :func:`~eqprop.runs.learner.build_learner`.
+    """
     learner = build_learner(experiment)
     found: list[float] = []
     batches = data.train.batches(experiment.batch_size, learner.generator)
