@@ -209,13 +209,21 @@ def test_settings_that_are_of_classes_are_refused_where_there_are_none(
     x, y = np.random.default_rng(0).random((2, 12, 3))
     np.savez(tmp_path / "some.npz", x_train=x, y_train=y * 4 - 2)
     train = ("train", "--dataset", "regression:some.npz", "--epochs", 1)
-    for setting in (["--cost", "cross-entropy"], ["--class-weights", 1, 2, 3]):
+    softmax = ["--readout", "softmax", "--hidden", 8]
+    for setting in (["--cost", "cross-entropy"], ["--class-weights", 1, 2, 3], softmax):
         status, _, err = run(*train, *setting)
         assert status == 2
         assert "has targets that are no classes" in err
     with pytest.warns(UserWarning, match=r"outputs can come to, which are kept in \[0, 1\], got -"):
         assert run(*train, "--hidden", 5, "--out", "r")[0] == 0
+    np.savez(tmp_path / "large.npz", x_train=x, y_train=200 * y)
+    with pytest.warns(UserWarning, match=r"about the size of 1, got .* scale them to mean 0"):
+        run(*train[:2], "regression:large.npz", *train[3:], "--readout", "linear", "--hidden", 5)
     assert run("predict", "r", "some.png")[0] == 2
+    np.savez(tmp_path / "weighted.npz", x_train=x, y_train=y, w_train=y)
+    status, _, err = run("train", "--dataset", "regression:weighted.npz")
+    assert status == 1
+    assert "found w_train; learn with them in Python" in err
     status, _, err = run("train", "--dataset", "npz:some.npz")
     assert status == 1
     assert "y_train (N,), one class number for every sample" in err

@@ -174,6 +174,10 @@ def test_the_table_is_made_in_one_command_planned_drawn_and_gone_on_with(run: Co
     assert "4 runs, 4 of them done: nothing is left to train" in out
     status, out, _ = run(*words, "--dry-run", "--json")
     assert [(row["done"], row["left"]) for row in json.loads(out)] == [(1, 0.0)] * 4
+    longer = [*words[: words.index("--epochs") + 1], "3", *words[words.index("--epochs") + 2 :]]
+    for row in json.loads(run(*longer, "--dry-run", "--json")[1]):
+        assert (row["epochs"], row["done"]) == (3, 1)
+        assert row["left"] == pytest.approx(2 * row["epoch"])
 
 
 def test_a_plan_goes_by_what_a_mini_batch_takes_here(

@@ -70,6 +70,16 @@ class Shards(IterableDataset[Any]):
             yield self.x[begin:end], self.y[begin:end]
 
 
+class Bare:
+    """Mini-batches that are no pairs."""
+
+    def __init__(self, *batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
 def alike(one: Examples, other: Examples, batch_size: int, seed: int | None, start: int) -> bool:
     first, second = (
         list(part.batches(batch_size, None if seed is None else seeded(seed), start=start))
@@ -242,12 +252,20 @@ def test_what_cannot_be_learnt_is_refused_when_it_is_read_naming_the_sample() ->
     def read(*source: Any, **settings: Any) -> list[Any]:
         return list(Stream(source, classes=3, **settings).batches(4))
 
-    with pytest.raises(ValueError, match="labels from 0 to 2, got 3 for sample 2 of mini-batch 1"):
+    with pytest.raises(ValueError, match="labels from 0 to 2, got 3 for sample 6"):
         read(x, wrong)
-    with pytest.raises(ValueError, match="finite inputs.* sample 1 of mini-batch 2"):
+    with pytest.raises(ValueError, match="got 3 for sample 6"):
+        list(Stream((x, wrong), classes=3).batches(4, seeded(1)))
+    with pytest.raises(ValueError, match="got 3 for sample 6"):
+        list(Stream(Pairs(x, wrong), classes=3).batches(4, seeded(1)))
+    with pytest.raises(ValueError, match="got 3 for sample 2 of mini-batch 1"):
+        list(Stream([(x[:4], y[:4]), (x[4:8], wrong[4:8])], classes=3).batches(1))
+    with pytest.raises(ValueError, match="finite inputs.* sample 9;"):
         read(unreal, y)
-    with pytest.raises(ValueError, match="finite inputs.* sample 1 of mini-batch 2"):
-        list(Stream((unreal, y), classes=3).batches(4, start=1))
+    with pytest.raises(ValueError, match="finite inputs.* sample 1 of mini-batch 2;"):
+        list(Stream(Shards(unreal, y, [4, 4, 4]), classes=3).batches(4, start=1))
+    with pytest.raises(ValueError, match="targets that differ, got 12 alike"):
+        _ = Stream((x, np.full(12, 3.0)), classes=0).variance
     with pytest.raises(ValueError, match="class numbers"):
         read(x, y + 0.5)
     with pytest.raises(ValueError, match="weights: expected finite numbers of at least 0"):
@@ -257,7 +275,13 @@ def test_what_cannot_be_learnt_is_refused_when_it_is_read_naming_the_sample() ->
     with pytest.raises(ValueError, match="as many labels as inputs"):
         list(Stream([(x[:3], y[:2])], classes=3).batches(1))
     with pytest.raises(ValueError, match=r"expected \(inputs, labels\).*got a ndarray"):
-        list(Stream([x], classes=3).batches(1))
+        list(Stream(Bare(x), classes=3).batches(1))
+    pairs = Pairs(x, y)
+    pairs.x = x.tolist()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"inputs of a mini-batch as one array, got a list of 4"):
+        list(Stream(pairs, classes=3).batches(4))
+    with pytest.raises(TypeError, match="prepare: expected a function that returns a tensor, got"):
+        read(x, y, prepare=lambda x: x.numpy())
     with pytest.raises(ValueError, match="at least one mini-batch"):
         _ = Stream([], classes=3).first
 
@@ -266,8 +290,26 @@ def test_what_is_no_stream_is_refused_at_once() -> None:
     x, y = arrays(12)
     with pytest.raises(TypeError, match="generator, which can be iterated over only once"):
         Stream(((a, b) for a, b in [(x, y)]), classes=3)
+
+    class Once:
+        def __init__(self) -> None:
+            self.left = iter([(x, y)])
+
+        def __iter__(self) -> Iterator[Any]:
+            return self.left
+
+    with pytest.raises(TypeError, match="got a Once that goes on where it was left"):
+        Stream(Once(), classes=3)
     with pytest.raises(TypeError, match="expected arrays"):
         Stream(3, classes=3)
+    for wrong in ([x, y], (x,), ("x.npy", "y.npy"), (x, y.tolist()), {"x": x, "y": y}):
+        with pytest.raises(TypeError, match=r"arrays as a tuple \(inputs, labels\)"):
+            Stream(wrong, classes=3)
+    with pytest.raises(TypeError, match="prepare: expected a function of inputs"):
+        Stream((x, y), classes=3, prepare=255)  # type: ignore[arg-type]
+    loader = DataLoader(TensorDataset(torch.tensor(x), torch.tensor(y)), 4, shuffle=True)
+    with pytest.raises(ValueError, match="give its data set instead of the loader"):
+        Stream(loader, classes=3).batches(4, start=1)
     with pytest.raises(TypeError, match="workers: expected 0"):
         Stream((x, y), classes=3, workers=2)
     with pytest.raises(ValueError, match="as many rows each, at least one, got 12 and 11"):
@@ -291,3 +333,22 @@ def test_what_the_data_set_itself_raises_comes_to_whoever_trains() -> None:
 
     with pytest.raises(OSError, match="the disk is gone"):
         learnt(Stream(Broken(*arrays()), classes=3))
+
+
+def test_what_prepares_in_place_changes_nothing_that_comes_again() -> None:
+    x, y = (torch.as_tensor(of) for of in arrays(6))
+    kept = x.clone()
+    stream = Stream([(x, y)], classes=3, prepare=lambda inputs: inputs.mul_(2))
+    for _ in range(2):
+        ((found, _),) = stream.batches(6)
+        assert torch.equal(found, 2 * kept)
+    assert torch.equal(x, kept)
+
+
+def test_an_epoch_without_a_mini_batch_says_so() -> None:
+    source = Bare(arrays(8))
+    epochs = training(Stream(source, classes=3))[1]()
+    assert next(epochs).epoch == 1
+    source.batches = ()
+    with pytest.raises(ValueError, match="come again in every epoch, got none in epoch 2"):
+        next(epochs)

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -161,10 +162,35 @@ def test_what_a_weighted_sample_teaches_does_not_depend_on_its_company(
     weights = torch.tensor([0.1, 2.0, 5.0, 1.0, 0.3, 1.0], dtype=torch.float64)
     together = 6 * estimate(model, batch, ESTIMATORS[name].weighing(weights))
     alone = [
-        estimate(model, (x[[i]], target[[i]]), ESTIMATORS[name].weighing(weights[[i]]))
+        estimate(model, (x[[i]], target[[i]]), ESTIMATORS[name].weighing(weights[[i]], 5.0))
         for i in range(6)
     ]
     assert relative_error(together, torch.stack(alone).sum(0)) < 1e-9
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_weights_do_not_change_how_strongly_the_network_is_nudged(name: str, batch: Batch) -> None:
+    model = network()
+    plain = estimate(model, batch, ESTIMATORS[name])
+    for weight in (0.01, 1.0, 40.0):
+        weights = torch.full((6,), weight, dtype=torch.float64)
+        found = estimate(model, batch, ESTIMATORS[name].weighing(weights))
+        assert relative_error(found, weight * plain) < 1e-9
+        by_class = replace(ESTIMATORS[name], cost=Weighted(SquaredError(), [weight] * 3))
+        assert relative_error(estimate(model, batch, by_class), weight * plain) < 1e-9
+
+
+def test_continual_updates_are_as_large_as_the_weights_say(batch: Batch) -> None:
+    moved = []
+    for weight in (1.0, 40.0):
+        model = network()
+        before = torch.cat([p.detach().flatten() for p in model.parameters()])
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-9 / weight)
+        weights = torch.full((6,), weight, dtype=torch.float64)
+        ContinualEP(optimizer, T, 10, 0.3).weighing(weights)(model, *batch)
+        after = torch.cat([p.detach().flatten() for p in model.parameters()])
+        moved.append(after - before)
+    assert relative_error(moved[1], moved[0]) < 1e-5
 
 
 def test_weights_that_are_not_one_for_each_sample_are_refused(batch: Batch) -> None:

@@ -97,29 +97,10 @@ def run(options: argparse.Namespace) -> int:
     with closing(RunBoard()) as board:
         plan = reproduction.plan(board)
         said = _said(plan, reproduction.workers)
-        if not options.dry_run:
-            board.say(said)
-            result = reproduction.make(board)
-    if options.dry_run:
-        if options.json:
-            print(json.dumps(plan))
-            return 0
-        print_table(
-            ["run", "epochs", "done", "an epoch", "left"],
-            [
-                [
-                    row["run"],
-                    str(row["epochs"]),
-                    str(row["done"]),
-                    _time(row["epoch"]),
-                    _time(row["left"]),
-                ]
-                for row in plan
-            ],
-            text=1,
-        )
-        print(said)
-        return 0
+        if options.dry_run:
+            return _print_plan(plan, said, as_json=options.json)
+        board.say(said)
+        result = reproduction.make(board)
     if options.json:
         print(json.dumps(result))
     else:
@@ -128,6 +109,19 @@ def run(options: argparse.Namespace) -> int:
             print()
         print(f"everything is in {reproduction.folder}")
     reproduction.require_whole()
+    return 0
+
+
+def _print_plan(plan: Sequence[Mapping[str, Any]], said: str, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(plan))
+        return 0
+    rows = [
+        [row["run"], row["epochs"], row["done"], _time(row["epoch"]), _time(row["left"])]
+        for row in plan
+    ]
+    print_table(["run", "epochs", "done", "an epoch", "left"], rows, text=1)
+    print(said)
     return 0
 
 

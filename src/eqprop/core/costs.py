@@ -78,6 +78,12 @@ class Cost(ABC):
             ValueError: says what is expected.
         """
 
+    @property
+    def largest_weight(self) -> float:
+        """By what the cost of a sample is multiplied at most. Estimators that nudge divide β by it:
+        a weight says how much a sample is to teach, not how far it is pulled."""
+        return 1.0
+
     def part(self, rows: Tensor) -> "Cost":
         """The same for some of the samples, by their numbers; the same cost, unless it knows more
         of a sample than output and target."""
@@ -198,6 +204,10 @@ class Weighted(Cost):
         self.cost.require_target(target)
         _require_probabilities(target)
 
+    @property
+    def largest_weight(self) -> float:
+        return max(self.weights) * self.cost.largest_weight
+
     def part(self, rows: Tensor) -> Cost:
         inner = self.cost.part(rows)
         return self if inner is self.cost else Weighted(inner, self.weights)
@@ -218,14 +228,18 @@ class SampleWeighted(Cost):
     Args:
         cost: ℓ.
         weights: w, (B,), on the device of the output; 1 leaves a sample as it is.
+        largest: of the weights of all samples, those of other mini-batches among them; that of
+            these if not given.
 
     Raises:
         ValueError: weights that are not one for each sample.
     """
 
-    def __init__(self, cost: Cost, weights: Tensor) -> None:
+    def __init__(self, cost: Cost, weights: Tensor, largest: float | None = None) -> None:
         require_cost(cost)
         self.cost, self.weights = cost, weights
+        # Of a mini-batch of which none counts, nothing is learnt, however it is nudged.
+        self._largest = (float(weights.max()) or 1.0) if largest is None else largest
 
     def __repr__(self) -> str:
         return f"SampleWeighted({self.cost!r}, {len(self.weights)} weights)"
@@ -237,8 +251,13 @@ class SampleWeighted(Cost):
         gradient = self.cost.gradient(output, target)
         return gradient * self._of(output).view(-1, *[1] * (gradient.dim() - 1))
 
+    @property
+    def largest_weight(self) -> float:
+        return self._largest * self.cost.largest_weight
+
     def part(self, rows: Tensor) -> Cost:
-        return SampleWeighted(self.cost.part(rows), self.weights.index_select(0, rows))
+        weights = self.weights.index_select(0, rows)
+        return SampleWeighted(self.cost.part(rows), weights, self._largest)
 
     def require_target(self, target: Tensor) -> None:
         self.cost.require_target(target)

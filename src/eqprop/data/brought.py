@@ -114,6 +114,11 @@ def _arrays(path: Path, *, targets: bool = False) -> Arrays:
             f"{path}: expected arrays of numbers, as numpy.savez writes them, found a file that "
             f"is damaged or holds something else ({error})"
         ) from None
+    if weights := [name for name in names if name in ("w_train", "w_test")]:
+        raise DataError(
+            f"{path}: expected no weights of samples, which a command does not learn with, found "
+            f"{', '.join(weights)}; learn with them in Python, by Dataset.from_arrays(…, w_train=…)"
+        )
     needed = ["x_train", "y_train"]
     if "x_test" in found or "y_test" in found:
         needed += ["x_test", "y_test"]

@@ -73,6 +73,11 @@ class Examples(ABC):
     def variance(self) -> float:
         """Of the targets of a regression: the mean of ‖y − ȳ‖², ȳ their mean."""
 
+    @property
+    @abstractmethod
+    def largest_weight(self) -> float | None:
+        """Of all samples, if they have weights and it is known."""
+
     @abstractmethod
     def __len__(self) -> int:
         """How many samples there are.
@@ -144,7 +149,8 @@ class Split(Examples):
             (N, features), images (N, C, H, W). Floating point.
         labels: class numbers from 0, (N,), int64, on the device of the inputs; of a *regression*
             targets (N, …) of any shape, of the type of the inputs.
-        weights: by what the cost of each sample is multiplied, (N,); none if all count alike.
+        weights: by what the cost of each sample is multiplied, (N,); none if all count alike. A
+            loss is then a mean of what was multiplied; the error counts every sample once.
 
     Args:
         regression: the labels are targets, numbers that the output is to come to.
@@ -211,6 +217,10 @@ class Split(Examples):
     @property
     def first(self) -> tuple[Tensor, Tensor]:
         return self.images[:1], self.labels[:1]
+
+    @property
+    def largest_weight(self) -> float | None:
+        return None if self.weights is None else float(self.weights.max())
 
     @property
     def variance(self) -> float:
@@ -503,7 +513,8 @@ class Dataset(Generic[Part]):
                 a regression, whose y are targets (N,) or (N, …).
             device: where the tensors are to live; where they are if not given.
             dtype: of the inputs; as :class:`Split` has it if not given.
-            w_train, w_test: by what the cost of each sample is multiplied, (N,); 1 if not given.
+            w_train, w_test: by what the cost of each sample is multiplied, (N,), see
+                :class:`Split`; 1 if not given.
 
         Raises:
             ValueError: as for :class:`Split` and :class:`Dataset`; or labels, and no ``classes``,

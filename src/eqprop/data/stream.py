@@ -17,7 +17,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from eqprop.data.dataset import (
     Examples,
@@ -33,6 +33,9 @@ from eqprop.data.dataset import (
 )
 
 __all__ = ["Stream"]
+
+_Found = tuple[Tensor | None, object]
+"""The numbers of the samples of a mini-batch, if they are known, and the mini-batch."""
 
 _AT_ONCE = 1000
 """Samples that are read at once where nothing is learnt from them."""
@@ -57,7 +60,9 @@ class Stream(Examples):
               (input, label, weight);
             - mini-batches (inputs, labels), or with weights, such as a ``DataLoader`` or an
               ``IterableDataset`` of them: they come in its own order and sizes, whatever
-              ``batch_size`` and the generator say, and have to come again in every epoch.
+              ``batch_size`` and the generator say, and have to come again in every epoch. A
+              loader that shuffles draws from torch's own generator, so that an epoch that was left
+              cannot be gone on with: better give its data set.
         classes: how many there are; 0 of a regression.
         prepare: from the inputs of a mini-batch, as a tensor, to those that the network sees; in
             the thread that reads.
@@ -95,6 +100,11 @@ class Stream(Examples):
                     f"{name}: expected a whole number of at least {least}, got {number!r}"
                 )
         self.classes, self.workers, self.ahead = int(classes), int(workers), int(ahead)
+        if not (prepare is None or callable(prepare)):
+            raise TypeError(
+                "prepare: expected a function of inputs, such as lambda x: x / 255, got "
+                f"{prepare!r}"
+            )
         self.prepare = prepare
         self.device = torch.device(device)
         self.dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -122,7 +132,7 @@ class Stream(Examples):
         found = next(iter(self._source.batches(1, None, 0)), None)
         if found is None:
             raise ValueError("stream: expected at least one mini-batch, got none")
-        x, labels, *_ = self._read(0, found)
+        x, labels, *_ = self._read(0, *found)
         return x[:1], labels[:1]
 
     @cached_property
@@ -134,7 +144,10 @@ class Stream(Examples):
             count += len(moved)
             sums = sums + moved.sum(0)
             squares += float(moved.square().sum())
-        return squares / count - float(torch.as_tensor(sums / count).square().sum())
+        found = squares / count - float(torch.as_tensor(sums / count).square().sum())
+        if found <= 0:
+            raise ValueError(f"stream: expected targets that differ, got {count} alike")
+        return found
 
     def __len__(self) -> int:
         return len(self._source)
@@ -148,23 +161,37 @@ class Stream(Examples):
         require_batching(batch_size, generator, start)
         # The order is drawn now, not when the first mini-batch is asked for.
         source = self._source.batches(batch_size, generator, start)
-        read = (self._read(number, batch) for number, batch in enumerate(source, start))
+        read = (self._read(number, *found) for number, found in enumerate(source, start))
         return read if self.workers else _read_ahead(read, self.ahead)
+
+    @property
+    def largest_weight(self) -> float | None:
+        return self._source.largest_weight
 
     def require_learnable(self, classes: int, name: str) -> None:
         if classes != self.classes:
             raise ValueError(f"{name}: expected {classes} classes, got a stream of {self.classes}")
 
-    def _read(self, number: int, batch: object) -> tuple[Tensor, ...]:
-        """One mini-batch as the network sees it."""
+    def _read(self, number: int, rows: Tensor | None, batch: object) -> tuple[Tensor, ...]:
+        """One mini-batch as the network sees it; ``rows`` are the numbers of its samples."""
         if not isinstance(batch, list | tuple) or not 2 <= len(batch) <= 3:
             raise ValueError(
                 "stream: expected (inputs, labels) or (inputs, labels, weights) of every "
                 f"mini-batch, got {_kind(batch)}"
             )
+        if isinstance(batch[0], list | tuple | dict):
+            raise ValueError(
+                "stream: expected the inputs of a mini-batch as one array, got "
+                f"{_kind(batch[0])}; give those of every sample as an array, numpy.array(…)"
+            )
         x, labels = numbers_of("images", batch[0]), numbers_of("labels", batch[1])
         if self.prepare is not None:
-            x = self.prepare(x)
+            # A copy, as it may work in place, on what will come again.
+            x = self.prepare(x.clone() if x is batch[0] else x)
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"prepare: expected a function that returns a tensor, got {_kind(x)} from it"
+                )
         require_real(x, "Stream(…, prepare=lambda x: x / 255)")
         if x.dim() < 2:
             raise ValueError(
@@ -181,7 +208,11 @@ class Stream(Examples):
                 "stream: expected as many labels as inputs, at least one, in every mini-batch, got "
                 f"{len(labels)} and {len(x)} in mini-batch {number}"
             )
-        require_values(x, labels, self.classes, "stream", lambda i: f"{i} of mini-batch {number}")
+
+        def called(sample: int) -> str:
+            return f"{sample} of mini-batch {number}" if rows is None else str(int(rows[sample]))
+
+        require_values(x, labels, self.classes, "stream", called)
         if len(batch) == 2:
             return x, labels
         return x, labels, sample_weights(numbers_of("weights", batch[2]), x)
@@ -189,8 +220,15 @@ class Stream(Examples):
 
 def _source(source: Any, workers: int, ahead: int) -> "_Rows | _Samples | _Batches":
     """What is read, by its kind."""
+    arrays = isinstance(source, tuple) and 2 <= len(source) <= 3 and all(map(_is_array, source))
+    parts = source if isinstance(source, list | tuple) and not arrays else ()
+    if isinstance(source, dict) or any(_is_array(of) or isinstance(of, str) for of in parts):
+        raise TypeError(
+            "source: expected arrays as a tuple (inputs, labels), or (inputs, labels, weights), "
+            f"got {_kind(source)}"
+        )
     sized = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-    if isinstance(source, tuple) and 2 <= len(source) <= 3 and all(map(_is_array, source)):
+    if arrays:
         found: _Rows | _Samples | _Batches = _Rows(source)
     elif sized and not _is_array(source) and not isinstance(source, list | tuple):
         found = _Samples(source, workers, ahead)
@@ -233,6 +271,7 @@ class _Rows:
                 f"{' and '.join(map(str, lengths))}"
             )
         self._arrays, self._length = arrays, lengths[0]
+        self.largest_weight = float(np.max(arrays[2])) if len(arrays) == 3 else None
 
     def __repr__(self) -> str:
         return f"arrays of {self._length} rows"
@@ -245,9 +284,9 @@ class _Rows:
 
     def batches(
         self, batch_size: int, generator: torch.Generator | None, start: int
-    ) -> Iterator[object]:
+    ) -> Iterator[_Found]:
         parts = _parts(self._length, batch_size, generator, start)
-        return (tuple(_rows(array, part) for array in self._arrays) for part in parts)
+        return ((part, tuple(_rows(array, part) for array in self._arrays)) for part in parts)
 
 
 def _rows(array: Any, numbers: Tensor) -> Any:
@@ -275,6 +314,8 @@ def _parts(
 class _Samples:
     """A data set of torch, sample by sample."""
 
+    largest_weight = None
+
     def __init__(self, samples: Any, workers: int, ahead: int) -> None:
         if not len(samples):
             raise ValueError("source: expected at least one sample, got none")
@@ -291,8 +332,8 @@ class _Samples:
 
     def batches(
         self, batch_size: int, generator: torch.Generator | None, start: int
-    ) -> Iterator[object]:
-        parts = _parts(len(self._samples), batch_size, generator, start)
+    ) -> Iterator[_Found]:
+        parts = [*_parts(len(self._samples), batch_size, generator, start)]
         loader = DataLoader(
             self._samples,
             batch_sampler=[part.tolist() for part in parts],
@@ -301,14 +342,23 @@ class _Samples:
             # Of its own, or it would draw a seed for its workers from the one of all.
             generator=torch.Generator(),
         )
-        return iter(loader)
+        return zip(parts, loader, strict=True)
 
 
 @final
 class _Batches:
     """Mini-batches in an order and of sizes of their own."""
 
+    largest_weight = None
+
     def __init__(self, batches: Iterable[Any]) -> None:
+        # A loader always begins anew, and to begin may start processes.
+        if not isinstance(batches, DataLoader) and iter(batches) is iter(batches):
+            raise TypeError(
+                "source: expected mini-batches that come again in every epoch, got a "
+                f"{type(batches).__name__} that goes on where it was left; let its __iter__ begin "
+                "anew"
+            )
         self._batches = batches
 
     def __repr__(self) -> str:
@@ -325,8 +375,13 @@ class _Batches:
 
     def batches(
         self, batch_size: int, generator: torch.Generator | None, start: int
-    ) -> Iterator[object]:
-        return islice(iter(self._batches), start, None)
+    ) -> Iterator[_Found]:
+        if start and isinstance(getattr(self._batches, "sampler", None), RandomSampler):
+            raise ValueError(
+                f"start: expected 0, as a DataLoader that shuffles draws another order every time, "
+                f"got {start}; to go on within an epoch give its data set instead of the loader"
+            )
+        return ((None, batch) for batch in islice(iter(self._batches), start, None))
 
 
 def _read_ahead(batches: Iterator[tuple[Tensor, ...]], ahead: int) -> Iterator[tuple[Tensor, ...]]:

@@ -63,7 +63,8 @@ class ContinualEP(Estimator):
             learning rates are η, one per layer where its parameter groups say so.
         free_steps: T, transitions of the free phase.
         nudged_steps: K, transitions, and updates, of the nudged phase.
-        beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one.
+        beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one. Where samples
+            or classes have weights, that of those of the largest weight.
         nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch.
         tolerance: let every sample end its free phase where it rests, see
             :func:`~eqprop.core.phases.relax`, to the tolerance times the
@@ -113,7 +114,7 @@ class ContinualEP(Estimator):
                 it stays.
         """
         drive = model.drive(x)
-        beta = self.beta
+        beta = self.beta / self.cost.largest_weight
         if self.nudging == "random-sign":
             beta *= random_sign(generator)
         nudge = Nudge(self.cost, target, beta, model)

@@ -49,7 +49,8 @@ class EquilibriumPropagation(Estimator):
     Args:
         free_steps: T, transitions of the free phase.
         nudged_steps: K, transitions of each nudged phase.
-        beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one.
+        beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one. Where samples
+            or classes have weights, that of those of the largest weight.
         nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch,
             ``symmetric`` with one nudged phase each way.
         tolerance: let every sample end a phase where it rests, see
@@ -147,11 +148,12 @@ class EquilibriumPropagation(Estimator):
         return found
 
     def _betas(self, generator: torch.Generator | None) -> list[float]:
+        beta = self.beta / self.cost.largest_weight
         if self.nudging == "symmetric":
-            return [-self.beta, self.beta]
+            return [-beta, beta]
         if self.nudging == "one-sided":
-            return [self.beta]
-        return [self.beta * random_sign(generator)]
+            return [beta]
+        return [beta * random_sign(generator)]
 
 
 def _mirrored(model: ConvergentModel, free: Relaxation, nudged: State) -> State:

@@ -124,11 +124,16 @@ class Estimator(ABC):
         return found
 
     @final
-    def weighing(self, weights: Tensor) -> Self:
-        """The same with the cost of each sample of a mini-batch times its weight, (B,)."""
+    def weighing(self, weights: Tensor, largest: float | None = None) -> Self:
+        """The same with the cost of each sample of a mini-batch times its weight, (B,).
+
+        Args:
+            weights: one for each sample.
+            largest: that of all samples, for which β is meant; that of these if not given.
+        """
         weighing = copy(self)
         # Estimators are frozen; this one is new.
-        object.__setattr__(weighing, "cost", SampleWeighted(self.cost, weights))
+        object.__setattr__(weighing, "cost", SampleWeighted(self.cost, weights, largest))
         return weighing
 
     @abstractmethod

@@ -130,6 +130,12 @@ def build_learner(experiment: Experiment) -> Learner:
             experiment.cost,
             f"squared-error, as {experiment.dataset} has targets that are no classes",
         )
+    if not source.classes and experiment.readout == "softmax":
+        raise ConfigurationError(
+            "readout",
+            experiment.readout,
+            f"linear or none, as {experiment.dataset} has targets that are no classes",
+        )
     network = build_network(experiment, source.input_shape, source.units)
     optimizer = build_optimizer(experiment, network)
     return Learner(

@@ -42,7 +42,7 @@ class Experiment(Settings):
     test_share: float = _data(
         0.2,
         "the share of the samples to test on, drawn with the seed, of data that has no test "
-        "samples of its own (npz:, folder:)",
+        "samples of its own (npz:, regression:, folder:)",
         allowed=number("a number between 0 and 1", lambda x: 0 < x < 1),
         since="0.1",
     )

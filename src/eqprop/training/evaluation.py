@@ -120,7 +120,7 @@ def evaluate(
         output = model.prediction(free.state)
         wrong += split.missed(output, labels)
         target = split.targets(labels, units).to(output.dtype)
-        loss += (SampleWeighted(cost, *weights) if weights else cost)(output, target).sum()
+        loss += (SampleWeighted(cost, weights[0]) if weights else cost)(output, target).sum()
         worst = tuple(map(max, worst, free.residual)) if worst else free.residual
         tally.add(free)
         limit = free.limits(AT_REST * model.epsilon)

@@ -16,6 +16,9 @@ from eqprop.data.dataset import Dataset, Split
 from eqprop.estimators.descent import learning_rates
 from eqprop.estimators.estimator import Estimator
 
+_LARGE = 20.0
+"""Targets beyond it are those of somebody who has forgotten to scale them."""
+
 __all__ = ["learnt_by", "require_trainable", "warn_of_unmoved"]
 
 
@@ -122,6 +125,13 @@ def _warn_of_far_targets(model: ConvergentModel, split: Split) -> None:
             f"targets: expected some that the outputs can come to, which are kept in [{low:g}, "
             f"{high:g}], got {least:.4g} to {most:.4g}; read them off the last hidden layer by "
             "readout=torch.nn.Linear(…) (--readout linear), or scale them",
+            stacklevel=4,
+        )
+    elif max(-least, most) > _LARGE:
+        warnings.warn(
+            f"targets: expected numbers of about the size of 1, got {least:.4g} to {most:.4g}, "
+            "which nudge the network far, and make large steps: scale them to mean 0 and "
+            "deviation 1 as by (y - y.mean(0)) / y.std(0)",
             stacklevel=4,
         )
 

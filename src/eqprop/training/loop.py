@@ -318,7 +318,7 @@ def _epochs(
     learns = True
     watching = isinstance(scheduler, ReduceLROnPlateau)
     beta = getattr(estimator, "beta", 1.0)
-    before = learnt_by(model, optimizer)
+    before, largest = learnt_by(model, optimizer), data.train.largest_weight
     for epoch in epochs:
         left = unfinished if unfinished is not None and unfinished.epoch == epoch else None
         began, parts = _order(data.train, batch_size, generator, left)
@@ -333,7 +333,7 @@ def _epochs(
             epoch, earlier, batches, wrong, loss, samples, began, started, free, nudged, None
         )
         for batch, (x, labels, *weights) in enumerate(parts, earlier + 1):
-            weighing = estimator.weighing(*weights) if weights else estimator
+            weighing = estimator.weighing(weights[0], largest) if weights else estimator
             if augmentation is not None:
                 x = augmentation(x, generator)
             target = labels if data.train.regression else eye[labels]
@@ -363,6 +363,11 @@ def _epochs(
                 nudged.add(phase)
             now = replace(now, wrong=wrong, batch=batch, samples=samples, estimate=estimate)
             on_batch(now)
+        if not samples:
+            raise ValueError(
+                f"data: expected mini-batches that come again in every epoch, got none in epoch "
+                f"{epoch}"
+            )
         _require_finite(model, f"at the end of epoch {epoch}")
         if now.estimate is not None:  # An epoch that was left in its test has no mini-batch more.
             warn_of_unmoved(model, before, f"in epoch {epoch}")
