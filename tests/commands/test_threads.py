@@ -17,7 +17,7 @@ SMALL = Experiment(hidden=(8,), free_steps=3, nudged_steps=2, epochs=1)
 def chosen(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> int:
     """What is chosen where a mini-batch takes so long with so many threads."""
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(max(seconds))))
-    monkeypatch.setattr(threads, "_seconds_per_batch", lambda *_: seconds[torch.get_num_threads()])
+    monkeypatch.setattr(threads, "seconds_per_batch", lambda *_: seconds[torch.get_num_threads()])
     return runs.fastest_threads(SMALL, runs.build_data(SMALL))
 
 
