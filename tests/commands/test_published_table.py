@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from eqprop.errors import UsageError
 from eqprop.figures import (
@@ -197,9 +198,11 @@ def test_a_plan_goes_by_what_a_mini_batch_takes_here(
             assert (total, what) == (2, "time")
             return nullcontext(lambda _: None)
 
+    torch.set_num_threads(2)
     plan = reproduction.plan(Quiet())  # type: ignore[arg-type]
     # Seeds alone differ in nothing that takes time.
     assert len(timed) == 2
+    assert torch.get_num_threads() == 1
     batches = -(-1437 // 20)
     assert [row["epoch"] for row in plan] == pytest.approx(
         [0.01 * batches] * 3 + [0.02 * batches] * 3

@@ -314,6 +314,8 @@ def test_what_is_no_stream_is_refused_at_once() -> None:
         Stream((x, y), classes=3, workers=2)
     with pytest.raises(ValueError, match="as many rows each, at least one, got 12 and 11"):
         Stream((x, y[1:]), classes=3)
+    with pytest.raises(ValueError, match="weights: expected one above 0, got none"):
+        Stream((x, y, np.zeros(12)), classes=3)
     with pytest.raises(ValueError, match="ahead: expected a whole number of at least 1"):
         Stream((x, y), classes=3, ahead=0)
     with pytest.raises(ValueError, match="expected 4 classes, got a stream of 3"):

@@ -272,6 +272,8 @@ class _Rows:
             )
         self._arrays, self._length = arrays, lengths[0]
         self.largest_weight = float(np.max(arrays[2])) if len(arrays) == 3 else None
+        if self.largest_weight == 0:
+            raise ValueError("weights: expected one above 0, got none")
 
     def __repr__(self) -> str:
         return f"arrays of {self._length} rows"

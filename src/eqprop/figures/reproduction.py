@@ -138,6 +138,9 @@ class Reproduction:
             UsageError: there is nothing to train, or the folder holds something else.
             Failure: the data is not to be had, or the memory too small.
         """
+        import torch
+
+        torch.set_num_threads(1)
         self._require_ours()
         self._datasets = self._load()
         # Neither the seed nor the angle of the weights changes how long a mini-batch takes.
