@@ -45,60 +45,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 SMALL: dict[str, Any] = {"dataset": "digits", "hidden_layers": (1,)}
 NAMES = ["c-vf-1h-angle-0-seed-0", "c-vf-1h-angle-90-seed-0", "c-ep-1h-seed-0", "p-1h-seed-0"]
 
-# Takes the words of `eqprop train` and leaves the files of a run, but learns nothing: the test
-# error is what the name of its folder has after "angle", less the epoch.
-TRAINER = """
-import argparse, json, os, sys, time
-from pathlib import Path
-from eqprop.cli.options import add_options, given
-from eqprop.settings import Experiment, preset
-
-parser = argparse.ArgumentParser()
-parser.add_argument("words", nargs="+")
-for option in ("--out", "--resume"):
-    parser.add_argument(option)
-add_options(parser, Experiment)
-options = parser.parse_args()
-folder = Path(options.out or options.resume)
-with open(os.environ["CALLS"], "a") as calls:
-    calls.write(json.dumps({"name": folder.name, "words": sys.argv[1:]}) + "\\n")
-folder.mkdir(parents=True, exist_ok=True)
-if options.out:
-    experiment = preset(options.words[1]).override(given(options, Experiment)).to_json()
-    config = {"preset": "", "experiment": experiment, "data_dir": None, "environment": {}}
-    (folder / "config.json").write_text(json.dumps(config))
-metrics = folder / "metrics.jsonl"
-lines = metrics.read_text().splitlines() if metrics.exists() else []
-whole = [line for line in lines if line.endswith("}")]
-metrics.write_text("".join(line + "\\n" for line in whole))
-angle = float(folder.name.split("-")[4]) if "angle" in folder.name else 0.0
-for epoch in range(len(whole) + 1, int(options.epochs) + 1):
-    time.sleep(float(os.environ.get("SECONDS_PER_EPOCH", "0")))
-    if folder.name == os.environ.get("FAILS"):
-        print("working")
-        print("eqprop: error: epoch 1: a state is not finite", file=sys.stderr)
-        sys.exit(1)
-    line = {"epoch": epoch, "train_error": 1.0, "test_error": 20 + angle - epoch, "seconds": 1.0}
-    with metrics.open("a") as file:
-        file.write(json.dumps(line) + "\\n")
-sys.exit(folder.name == os.environ.get("FAILS_AT_THE_END"))
-"""
-
 Reproduce = Callable[..., dict[str, Any]]
 
 
 def measured(first: float, second: float) -> dict[str, Any]:
     """What is measured before training: the angle as published, and the whole one."""
     return {"degrees": first, "whole_degrees": second, "premise_holds": True}
-
-
-@pytest.fixture
-def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    """What stands in for `python -m eqprop.cli.worker`."""
-    script = tmp_path / "trainer.py"
-    script.write_text(TRAINER)
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    return sys.executable, str(script)
 
 
 @pytest.fixture
@@ -169,7 +121,10 @@ def test_every_run_has_a_name_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["fig-2"], "fig-2: expected a figure first, one of: table-1, table-cep, fig-1b, fig-1c, speed, all"),
+        (
+            ["fig-2"],
+            "fig-2: expected a figure first, one of: table-1, table-cep, fig-1b, fig-1c, speed",
+        ),
         (["fig-1c", "--angles", "180.5"], "angles = 180.5: expected different degrees from 0 to"),
         (["fig-1c", "--angles", "-1"], "angles = -1.0"),
         (["fig-1c", "--angles", "nan"], "angles = nan"),

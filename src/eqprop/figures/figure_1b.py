@@ -43,8 +43,8 @@ _SAID = {
 
 _COLUMNS = {
     "network": "said",
-    "error in neurons": "states_error",
-    "in synapses": "parameters_error",
+    "error: neurons": "states_error",
+    "synapses": "parameters_error",
     "equal signs (%)": "signs",
     "angle (°)": "angle",
     "premise": "premise",

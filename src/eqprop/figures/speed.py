@@ -132,11 +132,11 @@ train one at a time (--workers 1), to quote them.
         ]
         for layers in settings.hidden_layers:
             _compare([row for row in rows if row["hidden_layers"] == layers], settings.error)
-        return {"rows": rows, "published": _PUBLISHED}
+        return {"rows": rows}
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
         factors = (
-            f"{result['published'][layers]} with {layers} hidden layer{'s' * (layers > 1)}"
+            f"{_PUBLISHED[layers]} with {layers} hidden layer{'s' * (layers > 1)}"
             for layers in dict.fromkeys(row["hidden_layers"] for row in result["rows"])
         )
         note = (
