@@ -34,8 +34,9 @@ if not Path("/proc/self/stat").exists():
     pytest.skip("processes are looked for in /proc", allow_module_level=True)
 
 # Takes the words of `eqprop train` and leaves the files of a run, but learns nothing. Its second
-# epoch lasts as long as there is a file "hold". SIGTERM ends it, as it does `eqprop train`, and so
-# does the end of what has started it, as it does `python -m eqprop.cli.worker`.
+# epoch lasts as long as there is a file "hold". SIGTERM ends it, as it does `eqprop train`, once
+# there is no file "linger"; and so does the end of what has started it, as it does
+# `python -m eqprop.cli.worker`.
 TRAINER = """
 import argparse, json, os, signal, sys, threading, time
 from pathlib import Path
@@ -68,6 +69,9 @@ for epoch in range(done + 1, int(options.epochs) + 1):
         sys.exit("eqprop: error: epoch 1: a state is not finite")
     while epoch == 2 and (here / "hold").exists() and not told:
         time.sleep(0.02)
+    while told and (here / "linger").exists():
+        (here / "told").touch()
+        time.sleep(0.02)
     if len(told) > 1:
         sys.exit("stopped at once, not in the end")
     if told:
@@ -96,8 +100,10 @@ for task in range(int(array[1]) + 1 if array else 1):
     name = f"{{job}}_{{task}}" if array else job
     if (here / f"lost-{{name}}").exists():
         continue
-    again = here / f"again-{{name}}"
+    again, queued = here / f"again-{{name}}", here / f"queued-{{name}}"
+    queued.touch()
     loop = f'touch "{{again}}"; while [ -e "{{again}}" ]; do rm "{{again}}"; sh "$0"; done'
+    loop += f'; rm "{{queued}}"'
     of_array = {{"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": str(task)}} if array else {{}}
     quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     env = {{**os.environ, "SLURM_JOB_ID": job, **of_array}}
@@ -121,7 +127,11 @@ os.execv({python!r}, [{python!r}, *command[1:]])
 """
 
 SCONTROL = '#!/bin/sh\n[ "$1" = requeue ] && touch "$HERE/again-$2"\n'
-SACCT = '#!/bin/sh\necho "JobID|State|NodeList"\ncat "$HERE/states"\n'
+SACCT = """#!/bin/sh
+echo "JobID|State|NodeList"
+cat "$HERE/states"
+for job in "$HERE"/queued-*; do echo "${job##*/queued-}|RUNNING|"; done
+"""
 SQUEUE = '#!/bin/sh\necho "slurm_load_jobs error: Invalid job id specified" >&2\nexit 1\n'
 
 NAMES = ["seed-0", "seed-1", "seed-2"]
@@ -188,6 +198,14 @@ def make(trials: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     for call in calls(tmp_path):
         if running(call["pid"]):
             os.kill(call["pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a person is told of jobs that were submitted, now or before."""
+    found: list[str] = []
+    monkeypatch.setattr(RunBoard, "say", lambda _, line: "submitted" in line and found.append(line))
+    return found
 
 
 @pytest.fixture
@@ -314,16 +332,16 @@ def test_a_cluster_that_takes_no_jobs_says_why_in_one_line(
 def test_on_this_machine_no_more_runs_at_once_than_workers(make: Make, tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
     first = NAMES[:2]
-    waits: list[bool] = []
+    at_once: list[list[str]] = []
 
     def look() -> None:
-        waits.append({call["name"] for call in calls(tmp_path)} == set(first))
+        at_once.append(list(jobs(tmp_path)))
         (tmp_path / "hold").unlink()
 
     thread = later(lambda: held(tmp_path, first), look)
     rows = make(workers=2)
     thread.join()
-    assert waits == [True]
+    assert at_once == [first]
     assert [row["epochs"] for row in rows] == [3, 3, 3]
     assert {call["threads"] for call in calls(tmp_path)} == {"1"}
     assert (
@@ -363,12 +381,20 @@ def test_a_job_whose_time_is_up_comes_again_and_resumes(
 def test_a_run_that_slurm_has_told_to_end_is_not_told_again(make: Make, slurm: Path) -> None:
     (slurm / "hold").touch()
 
+    (slurm / "linger").touch()
+
     def preempt() -> None:
         (call,) = calls(slurm)
         task = parent(call["pid"])
         for number in (signal.SIGTERM, signal.SIGUSR2):
             os.kill(task, number)
             os.kill(call["pid"], number)
+            wait_for((slurm / "told").exists)
+        said = slurm / "out" / "cluster" / "12_0_log.out"
+        wait_for(lambda: "Calling checkpoint method" in said.read_text())
+        # Now it would be told again.
+        time.sleep(0.5)
+        (slurm / "linger").unlink()
         wait_for(lambda: len(calls(slurm)) == 2)
         (slurm / "hold").unlink()
 
@@ -440,7 +466,7 @@ def test_a_job_of_this_machine_that_is_killed_fails_and_resumes_the_next_time(
 
 
 def test_jobs_of_slurm_go_on_without_who_watches_and_are_watched_again(
-    make: Make, slurm: Path
+    make: Make, slurm: Path, said: list[str]
 ) -> None:
     (slurm / "hold").touch()
     thread = later(lambda: held(slurm), lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -448,9 +474,10 @@ def test_jobs_of_slurm_go_on_without_who_watches_and_are_watched_again(
         make("slurm")
     thread.join()
     assert all(running(call["pid"]) for call in calls(slurm))
-    thread = later(lambda: True, (slurm / "hold").unlink)
+    thread = later(lambda: len(said) == 2, (slurm / "hold").unlink)
     assert [row["epochs"] for row in make("slurm")] == [3, 3, 3]
     thread.join()
+    assert said == ["3 runs submitted, in job 12", "3 runs submitted before, in job 12"]
     assert (slurm / "scripts").read_text().count("#!/bin/bash") == 1
     assert len(calls(slurm)) == 3
 
@@ -465,7 +492,7 @@ def test_a_job_that_no_queue_knows_any_more_is_submitted_again(make: Make, slurm
 
 
 def test_jobs_of_this_machine_outlive_a_killed_command_and_are_not_started_twice(
-    make: Make, tmp_path: Path
+    make: Make, tmp_path: Path, said: list[str]
 ) -> None:
     (tmp_path / "hold").touch()
     process = multiprocessing.get_context("fork").Process(target=make, kwargs={"workers": 2})
@@ -473,7 +500,7 @@ def test_jobs_of_this_machine_outlive_a_killed_command_and_are_not_started_twice
     wait_for(lambda: held(tmp_path, NAMES[:2]))
     process.kill()
     process.join()
-    thread = later(lambda: True, (tmp_path / "hold").unlink)
+    thread = later(lambda: said or len(calls(tmp_path)) > 2, (tmp_path / "hold").unlink)
     assert [row["epochs"] for row in make(workers=2)] == [3, 3, 3]
     thread.join()
     assert sorted(call["name"] for call in calls(tmp_path)) == NAMES
@@ -531,7 +558,7 @@ def test_a_damaged_memory_of_jobs_is_refused(make: Make, tmp_path: Path) -> None
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_usage_is_one_line_and_writes_nothing(
+def test_bad_usage_of_a_cluster_is_one_line_and_writes_nothing(
     words: list[str],
     says: str,
     trials: str,

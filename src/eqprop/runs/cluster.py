@@ -93,20 +93,20 @@ def work_off_on_cluster(
     logging.getLogger("submitit").setLevel(logging.CRITICAL)
     submitted = _Submitted(work, folder)
     by_name = {job.name: job for job in jobs}
-    going = submitted.before(by_name)
+    going = submitted.going
+    submitted.take_up(by_name)
     waiting = [job for job in jobs if job.name not in going]
     if going:
         say(f"{counted(len(going), 'run')} submitted before, in {_ids(going)}")
     begun: set[str] = set()
     try:
         while waiting or going:
-            room = len(waiting) if work.cluster == "slurm" else work.processes - len(going)
-            if waiting and room > 0:
-                new = submitted.submit(waiting[:room])
-                going |= new
-                waiting = waiting[room:]
-                if work.cluster == "slurm":
-                    say(f"{counted(len(new), 'run')} submitted, in {_ids(new)}")
+            if work.cluster == "slurm" and waiting:
+                new, waiting = submitted.submit(waiting), []
+                say(f"{counted(len(new), 'run')} submitted, in {_ids(new)}")
+            while waiting and len(going) < work.processes:
+                submitted.submit(waiting[:1])
+                waiting = waiting[1:]
             for name, job in going.items():
                 if name not in begun and job.begun:
                     begun.add(name)
@@ -118,6 +118,7 @@ def work_off_on_cluster(
                     del going[name]
                     ended(by_name[name], job.reason)
     except KeyboardInterrupt:
+        waiting = [job for job in waiting if job.name not in going]
         raise KeyboardInterrupt(_going_on(going, waiting)) from None
 
 
@@ -144,21 +145,27 @@ def _going_on(going: Mapping[str, ClusterJob], waiting: Sequence[Job]) -> str:
 
 @final
 class _Submitted:
-    """What was submitted, kept in a file: which command is in which job, of which cluster."""
+    """What was submitted, kept in a file: which command is in which job, of which cluster.
+
+    Attributes:
+        going: the jobs that are queued or running, as far as is known, by name.
+    """
 
     def __init__(self, work: Work, folder: Path) -> None:
+        self.going: dict[str, ClusterJob] = {}
         self._work, self._folder = work, folder.absolute()
         self._file = folder / "jobs.json"
         self._jobs = self._read()
 
-    def before(self, names: Collection[str]) -> dict[str, ClusterJob]:
-        """Those of these commands that are still queued or running, by name."""
+    def take_up(self, names: Collection[str]) -> None:
+        """Look which of these commands were submitted before, and are still queued or running."""
+        # All first: then Slurm is asked once for all.
         found = {
             name: JOBS[of["cluster"]].known(self._folder, of["job"])
             for name, of in self._jobs.items()
             if name in names
         }
-        return {name: job for name, job in found.items() if not job.ended}
+        self.going |= {name: job for name, job in found.items() if not job.ended}
 
     def submit(self, jobs: Sequence[Job]) -> dict[str, ClusterJob]:
         """Submit some more, in one go; by name.
@@ -192,6 +199,7 @@ class _Submitted:
                 name: {"cluster": self._work.cluster, "job": it.id} for name, it in found.items()
             }
             self._jobs |= kept
+            self.going |= found
             write_atomically(self._file, (json.dumps(self._jobs, indent=2) + "\n").encode())
         return found
 

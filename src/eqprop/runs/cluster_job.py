@@ -5,7 +5,6 @@ was killed, it is Slurm that says so (``sacct``, asked every ten minutes at the 
 machine, that its process has gone.
 """
 
-import math
 import os
 import shlex
 import subprocess
@@ -91,26 +90,27 @@ class ClusterJob(ABC):
 class OnSlurm(ClusterJob):
     """A job of Slurm, most often one of an array."""
 
-    def __init__(self, job: "submitit.Job[Any]") -> None:
+    def __init__(self, job: "submitit.Job[Any]", *, ours: bool = True) -> None:
         super().__init__(job)
+        self._ours = ours
         self._since: float | None = None
-        self._forgotten = False
 
     @classmethod
     def known(cls, folder: Path, id: str) -> "OnSlurm":
         import submitit
 
-        job = cls(submitit.SlurmJob(folder, id))
-        # How it ended, if it has, was to be seen long ago.
-        job._since = -math.inf
-        job._forgotten = job._state == "UNKNOWN" and not _queued(id)
-        return job
+        return cls(submitit.SlurmJob(folder, id), ours=False)
 
     @property
     def ended(self) -> bool:
-        if self._forgotten or self.job.paths.result_pickle.exists():
+        if self.job.paths.result_pickle.exists():
             return True
-        if self._state not in _FINAL:
+        state = self._state
+        if not self._ours:
+            # Of one that has ended before, all there will ever be is there.
+            self._ours = True
+            return state in _FINAL or (state == "UNKNOWN" and not _queued(self.id))
+        if state not in _FINAL:
             self._since = None
             return False
         if self._since is None:
