@@ -223,9 +223,17 @@ FIGURES = Registry(
             "eqprop.figures.published_table:TABLE_CEP",
             "test errors of EP, C-EP and C-VF, one and two hidden layers",
         ),
+        "fig-1b": (
+            "eqprop.figures.figure_1b:FIGURE_1B",
+            "Theorem 1 step by step: real time, continual, prototypical, convolutional",
+        ),
         "fig-1c": (
             "eqprop.figures.figure_1c:FIGURE_1C",
             "test error against how well Theorem 1 holds before training",
+        ),
+        "speed": (
+            "eqprop.figures.speed:SPEED",
+            "prototypical networks against real-time ones: the time to equal test error",
         ),
     },
 )

@@ -70,6 +70,7 @@ class Finished:
     """A run that is done, with these errors."""
 
     failed = None
+    machine = "a core, 1 thread"
 
     def __init__(self, planned: PlannedRun, test: float | None, train: float = 0.5) -> None:
         self.name, self.wanted = planned.name, planned.experiment.epochs
@@ -159,15 +160,18 @@ def test_the_table_is_made_in_one_command_planned_drawn_and_gone_on_with(run: Co
     status, out, err = run(*words)
     assert status == 0
     assert "4 runs; left about" in err
-    assert re.search(r"p-1h +EP +published +2.00 ± 0.13 \(0.20\)", out)
+    assert re.search(r"p-1h +EP +2.00 ± 0.13 \(0.20\) +[\d.]+ ± [\d.]+ \([\d.]+\) +2 +1 ", out)
+    assert re.search(r"\nTrained on .*, 1 thread, eqprop .*, torch .*, Python 3", out)
     folder = Path("runs/table-cep-digits")
     found = json.loads((folder / "table-cep.json").read_text())
     assert [line["n"] for line in found["lines"]] == [2, 2]
     assert all(len(line["test_errors"]) == 2 for line in found["lines"])
-    assert "| c-vf-1h | C-VF | published |" in (folder / "table-cep.md").read_text()
+    assert "| c-vf-1h | C-VF | 2.43 ± 0.08 (0.77) |" in (folder / "table-cep.md").read_text()
     (header, *rows) = csv.reader((folder / "table-cep.csv").read_text().splitlines())
-    assert header[:3] == ["network", "by", "recipe"]
-    assert [row[5] for row in rows] == ["2", "2"]
+    assert header[:5] == ["network", "by", "published", "as published", "n"]
+    assert header[-1] == "machine, published recipe"
+    assert [row[4] for row in rows] == ["2", "2"]
+    assert all("1 thread" in row[-1] for row in rows)
     assert (folder / "errors.png").read_bytes().startswith(PNG)
     assert ElementTree.parse(folder / "errors.svg").getroot().tag.endswith("svg")
     # The same again has nothing left to do.

@@ -169,7 +169,7 @@ def test_every_run_has_a_name_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["fig-2"], "fig-2: expected a figure first, one of: table-1, table-cep, fig-1c"),
+        (["fig-2"], "fig-2: expected a figure first, one of: table-1, table-cep, fig-1b, fig-1c, speed, all"),
         (["fig-1c", "--angles", "180.5"], "angles = 180.5: expected different degrees from 0 to"),
         (["fig-1c", "--angles", "-1"], "angles = -1.0"),
         (["fig-1c", "--angles", "nan"], "angles = nan"),

@@ -15,6 +15,7 @@ from eqprop.cli.tables import print_table
 from eqprop.core import counted
 from eqprop.errors import UsageError
 from eqprop.registries import FIGURES
+from eqprop.settings.fields import Settings
 
 __all__ = ["add", "run"]
 
@@ -23,6 +24,11 @@ Make a published figure again, in one command. `eqprop reproduce` alone lists wh
 `eqprop reproduce FIGURE --help` says what a figure shows, and what can be chosen:
 
   eqprop reproduce fig-1c --dataset digits --epochs 5      no download, some minutes
+"""
+
+_END_OF_ALL = """\
+Stop it at any time: the same command again goes on. The folder receives all.md and all.json, and a
+folder for every figure as `eqprop reproduce FIGURE` leaves it; the runs are together in runs/.
 """
 
 _END = """\
@@ -44,7 +50,7 @@ def add(commands: Any) -> None:
     each = parser.add_subparsers(
         title="figures", metavar="FIGURE", dest="figure", parser_class=_FigureParser
     )
-    for name, what in FIGURES.items():
+    for name, what in _offered():
         each.add_parser(name, help=what, figure=name)
 
 
@@ -59,10 +65,13 @@ class _FigureParser(Parser):
         self, args: Any = None, namespace: Any = None
     ) -> Any:
         if self._figure is not None:
-            figure: figures.Figure[Any] = FIGURES.load(self._figure)
-            self._figure = None
-            self.description, self.epilog = figure.description, f"{figure.epilog}\n{_END}"
-            add_options(self, figure.settings)
+            name, self._figure = self._figure, None
+            if name == figures.ALL:
+                self.description, self.epilog = figures.Everything.description, _END_OF_ALL
+            else:
+                figure: figures.Figure[Any] = FIGURES.load(name)
+                self.description, self.epilog = figure.description, f"{figure.epilog}\n{_END}"
+            add_options(self, _settings_of(name))
             add_options(self, figures.Work)
             group = self.add_argument_group("run")
             group.add_argument(
@@ -83,16 +92,16 @@ class _FigureParser(Parser):
 def run(options: argparse.Namespace) -> int:
     """Make the figure, or list what there is."""
     if options.figure is None:
-        print_table(("figure", "what it shows"), list(FIGURES.items()), text=2)
+        print_table(("figure", "what it shows"), _offered(), text=2)
         print("Make one with: eqprop reproduce FIGURE (see eqprop reproduce FIGURE --help)")
         return 0
-    figure: figures.Figure[Any] = FIGURES.load(options.figure)
-    reproduction = figures.Reproduction(
-        options.figure,
-        figure.settings(**given(options, figure.settings)),
-        figures.Work(**given(options, figures.Work)),
-        folder=options.out,
-        data_dir=options.data_dir,
+    kind = _settings_of(options.figure)
+    settings, work = kind(**given(options, kind)), figures.Work(**given(options, figures.Work))
+    place = {"folder": options.out, "data_dir": options.data_dir}
+    reproduction = (
+        figures.Everything(settings, work, **place)
+        if isinstance(settings, figures.AllSettings)
+        else figures.Reproduction(options.figure, settings, work, **place)
     )
     with closing(RunBoard()) as board:
         plan = reproduction.plan(board)
@@ -104,12 +113,24 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result))
     else:
-        for table in figure.tables(result):
-            print_table(list(table.columns), table.words)
-            print()
+        for name, table in reproduction.tables(result):
+            if options.figure == figures.ALL:
+                print(f"{name}: {FIGURES[name]}\n")
+            words = {"text": table.keys, "keys": table.keys, "trailing": table.trailing}
+            print_table(list(table.columns), table.words, **words)
+            print(f"{table.note}\n" if table.note else "")
         print(f"everything is in {reproduction.folder}")
     reproduction.require_whole()
     return 0
+
+
+def _offered() -> list[tuple[str, str]]:
+    """What can be made, and what it shows."""
+    return [*FIGURES.items(), (figures.ALL, "all of these, one after the other")]
+
+
+def _settings_of(figure: str) -> type[Settings]:
+    return figures.AllSettings if figure == figures.ALL else FIGURES.load(figure).settings
 
 
 def _print_plan(plan: Sequence[Mapping[str, Any]], said: str, *, as_json: bool) -> int:
@@ -127,13 +148,15 @@ def _print_plan(plan: Sequence[Mapping[str, Any]], said: str, *, as_json: bool) 
 
 def _said(plan: Sequence[Mapping[str, Any]], workers: int) -> str:
     """The whole of a plan in a line."""
-    left = [row["left"] for row in plan]
+    trained = [row for row in plan if row["epochs"]]
+    if not trained:
+        return f"{counted(len(plan), 'network')} to look at; nothing is trained"
+    left = [row["left"] for row in trained]
     together = max(max(left), sum(left) / workers)
-    done = sum(row["done"] == row["epochs"] for row in plan)
-    said = (
-        f"{counted(len(plan), 'run')}, {done} of them done" if done else counted(len(plan), "run")
-    )
-    if done == len(plan):
+    done = sum(row["done"] == row["epochs"] for row in trained)
+    runs = counted(len(trained), "run")
+    said = f"{runs}, {done} of them done" if done else runs
+    if done == len(trained):
         return f"{said}: nothing is left to train"
     return f"{said}; left about {_time(together)}, {workers} at a time"
 
@@ -151,4 +174,5 @@ def _no_figure(message: str) -> NoReturn:
     """Refuse what stands where a figure should: another word, or that after an option."""
     word = message.partition("'")[2].partition("'")[0]
     said = f"{word}: " if word else ""
-    raise UsageError(f"{said}expected a figure first, one of: {', '.join(FIGURES)}")
+    names = ", ".join(name for name, _ in _offered())
+    raise UsageError(f"{said}expected a figure first, one of: {names}")

@@ -19,8 +19,13 @@ def columns() -> int:
 
 
 def print_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], *, text: int = 1, keys: int = 1
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    text: int = 1,
+    trailing: int = 0,
+    keys: int = 1,
 ) -> None:
     """Print rows below their headers, see :func:`~eqprop.pictures.tables.table`."""
-    said = pictures.table(headers, rows, text=text, keys=keys, width=columns())
+    said = pictures.table(headers, rows, text=text, trailing=trailing, keys=keys, width=columns())
     sys.stdout.write(said)

@@ -1,6 +1,12 @@
+from .everything import ALL as ALL
+from .everything import AllSettings as AllSettings
+from .everything import Everything as Everything
 from .figure import COLUMNS as COLUMNS
 from .figure import Figure as Figure
 from .figure import Table as Table
+from .figure_1b import FIGURE_1B as FIGURE_1B
+from .figure_1b import Figure1b as Figure1b
+from .figure_1b import Figure1bSettings as Figure1bSettings
 from .figure_1c import FIGURE_1C as FIGURE_1C
 from .figure_1c import Figure1c as Figure1c
 from .figure_1c import Figure1cSettings as Figure1cSettings
@@ -11,8 +17,12 @@ from .published_table import Table1Settings as Table1Settings
 from .published_table import TableCepSettings as TableCepSettings
 from .published_table import TableSettings as TableSettings
 from .reproduction import TRAINER as TRAINER
+from .reproduction import Known as Known
 from .reproduction import Reproduction as Reproduction
 from .reproduction import Watcher as Watcher
 from .reproduction import Work as Work
 from .run import PlannedRun as PlannedRun
 from .run import Run as Run
+from .speed import SPEED as SPEED
+from .speed import Speed as Speed
+from .speed import SpeedSettings as SpeedSettings

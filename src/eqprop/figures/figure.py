@@ -20,9 +20,11 @@ Its module knows nothing of torch, so that ``--help`` comes at once.
 
 import csv
 import io
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from eqprop import data
@@ -44,10 +46,23 @@ COLUMNS = {
 
 
 class Table(NamedTuple):
-    """Rows of numbers to be printed, and under which header which of them stand."""
+    """Rows of numbers to be printed, and under which header which of them stand.
+
+    Attributes:
+        rows: the numbers, by name.
+        columns: names by header.
+        keys: how many of the columns say what a row is.
+        trailing: how many of the last ones hold words.
+        note: what is to be known of all rows, below them.
+        details: columns that are in the CSV file too, as they are long.
+    """
 
     rows: Sequence[Mapping[str, Any]]
     columns: Mapping[str, str]
+    keys: int = 1
+    trailing: int = 0
+    note: str = ""
+    details: Mapping[str, str] = MappingProxyType({})
 
     @property
     def words(self) -> list[list[str]]:
@@ -61,20 +76,22 @@ class Table(NamedTuple):
         cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
         right = [all(map(_is_number, column)) for column in zip(*cells[1:], strict=True)]
         rule = ["--:" if aligned else "---" for aligned in right or [False] * len(self.columns)]
-        return "".join(f"| {' | '.join(row)} |\n" for row in (cells[0], rule, *cells[1:]))
+        said = "".join(f"| {' | '.join(row)} |\n" for row in (cells[0], rule, *cells[1:]))
+        return said + (f"\n{self.note}\n" if self.note else "")
 
     @property
     def csv(self) -> str:
         """As CSV, with a comma between and a header; what is not known is empty."""
         written = io.StringIO()
         out = csv.writer(written, lineterminator="\n")
-        out.writerow([header or name for header, name in self.columns.items()])
-        out.writerows([row[name] for name in self.columns.values()] for row in self.rows)
+        columns = {**self.columns, **self.details}
+        out.writerow([header or name for header, name in columns.items()])
+        out.writerows([row[name] for name in columns.values()] for row in self.rows)
         return written.getvalue()
 
 
 def _is_number(word: str) -> bool:
-    return word == "–" or word.replace(".", "", 1).isdigit()
+    return word == "–" or re.fullmatch(r"-?[\d.]+(e[+-]\d+)?", word) is not None
 
 
 def _word(value: Any) -> str:
@@ -82,11 +99,16 @@ def _word(value: Any) -> str:
         return "yes" if value else "no"
     if value is None:
         return "–"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    # Two digits of a small number too.
+    return f"{value:.2g}" if 0 < abs(value) < 0.095 else f"{value:.2f}"
 
 
 class Figure(ABC, Generic[S]):
     """A published figure or table.
+
+    Its settings have a ``quick``, which scales it down to some minutes on two cores.
 
     Attributes:
         description: what ``--help`` says of it.
@@ -124,4 +146,4 @@ class Figure(ABC, Generic[S]):
         return [Table(result["rows"], COLUMNS)]
 
     def draw(self, settings: S, result: Mapping[str, Any], folder: Path) -> None:
-        """Draw the numbers into PNG files there; in general nothing."""
+        """Draw the numbers into PNG and SVG files there; in general nothing."""

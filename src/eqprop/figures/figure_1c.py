@@ -59,8 +59,8 @@ class _Angle(NamedTuple):
 
 
 _ANGLES = (
-    _Angle("gradient_angle", "t = 1 … K − 1", "spearman", "fig-1c.png"),
-    _Angle("whole_angle", "t = 0 … K − 1", "spearman_whole", "fig-1c-whole.png"),
+    _Angle("gradient_angle", "t = 1 … K − 1", "spearman", "fig-1c"),
+    _Angle("whole_angle", "t = 0 … K − 1", "spearman_whole", "fig-1c-whole"),
 )
 _DRAWN = (*(angle.name for angle in _ANGLES), "test_error")
 
@@ -94,7 +94,7 @@ class Figure1cSettings(Settings):
         "passes over the training data: one number for all runs, or one for each of "
         "--hidden-layers",
         allowed=each("whole numbers of at least 1", lambda n: n >= 1),
-        shown="as published, 30 to 150",
+        shown="as published, 30 to 150; 1 with --quick",
     )
     seeds: tuple[int, ...] = setting(
         (0,),
@@ -102,26 +102,48 @@ class Figure1cSettings(Settings):
         allowed=different("different whole numbers from 0 to 2^63 − 1", lambda n: 0 <= n < 2**63),
         shown="0; published: 5 trials",
     )
-    angles: tuple[float, ...] = setting(
-        tuple(22.5 * n for n in range(9)),
+    angles: tuple[float, ...] | None = setting(
+        None,
         "Ψ, degrees between forward and backward weights before training",
         allowed=different("different degrees from 0 to 180", lambda angle: 0 <= angle <= 180),
-        shown="0 22.5 45 … 180",
+        shown="0 22.5 45 … 180; 0 45 90 135 180 with --quick",
     )
-    hidden_layers: tuple[int, ...] = setting(
-        (1, 2),
+    hidden_layers: tuple[int, ...] | None = setting(
+        None,
         "of the networks: 1, 2 or both",
         allowed=different("1, 2 or both, each once", lambda n: n in _LAYERS),
+        shown="1 2; 1 with --quick",
     )
+    quick: bool = setting(False, "fewer angles, one hidden layer, one epoch: some minutes")
+
+    @property
+    def psi(self) -> tuple[float, ...]:
+        """Ψ of all networks, in degrees."""
+        if self.angles is None:
+            step = 45.0 if self.quick else 22.5
+            return tuple(step * n for n in range(round(180 / step) + 1))
+        # There is no angle of −0.
+        return tuple(map(abs, self.angles))
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """How many hidden layers the networks have."""
+        return (
+            ((1,) if self.quick else (1, 2)) if self.hidden_layers is None else self.hidden_layers
+        )
+
+    def epochs_of(self, layers: int) -> int | None:
+        """How many the networks of that depth are trained; as in their presets if none."""
+        epochs = self.epochs or ((1,) if self.quick else (None,))
+        return epochs[self.depths.index(layers) if len(epochs) > 1 else 0]
 
     def check_together(self) -> None:
         for name in ("seeds", "angles", "hidden_layers"):
-            self.require(name, getattr(self, name), "at least one")
+            self.require(name, getattr(self, name) != (), "at least one")
         self.require(
             "epochs",
-            len(self.epochs) in {0, 1, len(self.hidden_layers)},
-            "one number, or one for each of hidden_layers = "
-            f"{' '.join(map(str, self.hidden_layers))}",
+            len(self.epochs) in {0, 1, len(self.depths)},
+            f"one number, or one for each of hidden_layers = {' '.join(map(str, self.depths))}",
         )
 
 
@@ -139,6 +161,7 @@ beside.
 As published this takes days of one core: with the defaults 11 runs of 30 to 100 epochs with one
 hidden layer, and 11 of 50 to 150 epochs with two. Scale it down to look first:
 
+  eqprop reproduce fig-1c --quick                          some minutes on two cores
   eqprop reproduce fig-1c --dataset digits --epochs 5      no download, some minutes
   eqprop reproduce fig-1c --epochs 6 1                     about an hour of one core
   eqprop reproduce fig-1c --angles 0 45 90 --epochs 5 10   fewer networks; epochs per depth
@@ -153,14 +176,12 @@ with it.
 
     def runs(self, settings: Figure1cSettings) -> list[PlannedRun]:
         found = []
-        epochs = settings.epochs or (None,)
-        per_depth = epochs if len(epochs) > 1 else epochs * len(settings.hidden_layers)
-        for layers, epochs in zip(settings.hidden_layers, per_depth, strict=True):
+        for layers in settings.depths:
+            epochs = settings.epochs_of(layers)
             for beginning, algorithm in _ALGORITHMS.items():
                 name = f"{beginning}-{layers}h"
                 common = {"dataset": settings.dataset, "epochs": epochs or preset(name).epochs}
-                # abs: there is no angle of −0.
-                angles = [abs(a) for a in settings.angles] if algorithm == "C-VF" else [None]
+                angles = settings.psi if algorithm == "C-VF" else [None]
                 for seed in settings.seeds:
                     for angle in angles:
                         turned = {} if angle is None else {"weight_angle": angle}
@@ -206,7 +227,7 @@ with it.
 
     def result(self, settings: Figure1cSettings, runs: Sequence[Run]) -> dict[str, Any]:
         rows = [_row(run) for run in runs]
-        return {"rows": rows, "correlations": _correlations(rows, settings.hidden_layers)}
+        return {"rows": rows, "correlations": _correlations(rows, settings.depths)}
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
         return [
@@ -249,7 +270,7 @@ with it.
             legend = {label: handle for of in entries for handle, label in of}
             place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "frameon": False}
             picture.legend(legend.values(), legend.keys(), **place)
-            pictures.write_png(picture, folder / angle.picture, _caption(settings, rows))
+            pictures.write_picture(picture, folder / angle.picture, _caption(settings, rows))
 
 
 FIGURE_1C = Figure1c()
@@ -343,7 +364,7 @@ def _draw_points(axes: "Axes", points: Sequence[Mapping[str, Any]], angle: str) 
 def _caption(settings: Figure1cSettings, rows: Sequence[Mapping[str, Any]]) -> str:
     """What was trained."""
     lengths = []
-    for layers in settings.hidden_layers:
+    for layers in settings.depths:
         experiments = [run.experiment for run in FIGURE_1C.runs(settings)]
         of = sorted({e.epochs for e in experiments if len(e.hidden) == layers})
         span = "–".join(map(str, dict.fromkeys((of[0], of[-1]))))

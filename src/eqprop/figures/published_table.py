@@ -1,8 +1,8 @@
 """``table-1`` and ``table-cep``: the published test errors, and those of the same networks here.
 
-A line is a network, an algorithm and a recipe: the published settings, or our own for the same
-network where there are any. Beside the published mean and standard deviation stand ours over the
-seeds, what a run took, and what is to be known of the comparison::
+A row is a network and an algorithm. Beside the published mean and standard deviation stand ours
+over the seeds: with the published settings, with our own for the same network where there are any,
+or with both; what a run took, and what is to be known of the comparison::
 
     E of F epochs    training was cut short: no comparison
     better, worse    our mean lies more than two published standard deviations below, or above
@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, final
 
 from eqprop import pictures
 from eqprop.figures.figure import Figure, Table
-from eqprop.figures.run import PlannedRun, Run
+from eqprop.figures.run import PlannedRun, Run, length_said
 from eqprop.registries import DATASETS
 from eqprop.settings.fields import Settings, different, setting, whole
 from eqprop.settings.presets import PRESETS, preset
@@ -39,37 +39,50 @@ __all__ = [
 _Recipe = Literal["published", "own"]
 
 _OWN_BPTT: dict[str, dict[str, Any]] = {
+    "p-1h": {},
+    "p-2h": {},
+    "p-3h": {},
     "p-conv": {
         "output_bias": 0.3,
         "optimizer": "sgd",
         "learning_rates": (0.15, 0.035, 0.002),
         "batch_size": 20,
         "epochs": 20,
-    }
+    },
 }
 """What our own recipes for EP lack where BPTT is to learn by them, by the published preset."""
 
-_COLUMNS = {
-    "network": "network",
-    "by": "algorithm",
-    "recipe": "recipe",
-    "published": "published",
-    "here": "here",
-    "n": "n",
-    "epochs": "epochs",
-    "s a run": "seconds",
-    "": "remark",
+_COLUMNS = {"network": "network", "by": "algorithm", "published": "published"}
+_OF_RECIPES = {
+    "published": {
+        "as published": "here",
+        "n": "n",
+        "epochs": "epochs",
+        "s a run": "seconds",
+    },
+    "own": {
+        "own recipe": "here",
+        "own n": "n",
+        "own epochs": "epochs",
+        "own s a run": "seconds",
+    },
 }
+"""What of a line stands under which header, by its recipe."""
 
 
 class _Line(NamedTuple):
-    """A line of the table: what it is called, and of which runs it is made, or why of none."""
+    """What a network gives by a recipe: of which runs it is made, or why of none.
+
+    Attributes:
+        epochs: how many the recipe has.
+    """
 
     network: str
     algorithm: str
     recipe: str
     published: str
     runs: tuple[PlannedRun, ...]
+    epochs: int = 0
     why: str = ""
 
 
@@ -187,7 +200,26 @@ deviations, or where training was cut short.
         }
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
-        return [Table(result["lines"], _COLUMNS)]
+        """A row for every network and algorithm, with what either recipe gave."""
+        recipes = list(dict.fromkeys(line["recipe"] for line in result["lines"]))
+        columns, details = dict(_COLUMNS), {}
+        for recipe in recipes:
+            columns |= {header: f"{recipe} {what}" for header, what in _OF_RECIPES[recipe].items()}
+            details[f"machine, {recipe} recipe"] = f"{recipe} machine"
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for line in result["lines"]:
+            row = rows.setdefault((line["network"], line["algorithm"]), {**line, "remarks": {}})
+            row |= {f"{line['recipe']} {what}": value for what, value in line.items()}
+            row["remarks"].setdefault(line["remark"], []).append(line["recipe"])
+        for row in rows.values():
+            row["remark"] = "; ".join(
+                remark if len(of) == len(recipes) else f"{' '.join(of)}: {remark}"
+                for remark, of in row["remarks"].items()
+                if remark
+            )
+        machines = dict.fromkeys(line["machine"] for line in result["lines"] if line["machine"])
+        note = f"Trained on {' and '.join(machines)}." if machines else ""
+        return [Table(list(rows.values()), {**columns, "": "remark"}, 2, 1, note, details)]
 
     def draw(self, settings: TableSettings, result: Mapping[str, Any], folder: Path) -> None:
         """Published and own test errors, a line each; nothing before the first run is done."""
@@ -219,8 +251,7 @@ deviations, or where training was cut short.
         axes.set_xlabel("test error (%); bars: two published standard deviations")
         axes.grid(axis="x", alpha=0.3)
         picture.legend(loc="outside lower center", ncols=2, frameon=False)
-        for write, kind in ((pictures.write_png, "png"), (pictures.write_svg, "svg")):
-            write(picture, folder / f"errors.{kind}")
+        pictures.write_picture(picture, folder / "errors")
 
 
 TABLE_1 = PublishedTable(
@@ -269,18 +300,20 @@ def _planned(settings: TableSettings, row: str, estimator: str, recipe: str) -> 
         elif by_bptt:
             changes |= _OWN_BPTT[row]
     if why:
-        return _Line(row, algorithm, recipe, published, (), why)
+        return _Line(row, algorithm, recipe, published, (), why=why)
     if by_bptt:
         changes["estimator"] = "bptt"
     changes["dataset"] = settings.dataset
+    said = f"{name}-bptt" if by_bptt else name
+    whole = int(changes.get("epochs", preset(name).epochs))
+    said += length_said(settings.passes, whole, preset(name).schedule)
     if settings.passes is not None:
         changes["epochs"] = settings.passes
-    said = f"{name}-bptt" if by_bptt else name
     planned = tuple(
         PlannedRun(f"{said}-seed-{seed}", name, {**changes, "seed": seed})
         for seed in settings.seeds
     )
-    return _Line(row, algorithm, recipe, published, planned)
+    return _Line(row, algorithm, recipe, published, planned, whole)
 
 
 def _line(settings: TableSettings, line: _Line, runs: Sequence[Run]) -> dict[str, Any]:
@@ -302,6 +335,7 @@ def _line(settings: TableSettings, line: _Line, runs: Sequence[Run]) -> dict[str
         "n": len(done),
         "epochs": runs[0].wanted if runs else None,
         "seconds": None,
+        "machine": " and ".join(dict.fromkeys(run.machine for run in done if run.machine)) or None,
         "remark": line.why,
     }
     if done:
@@ -320,16 +354,12 @@ def _remark(
     deviation: float | None,
 ) -> str:
     """What is to be known of the comparison."""
-    planned = line.runs[0]
-    own = line.recipe == "own" and line.algorithm == "BPTT"
-    changes = _OWN_BPTT[line.network] if own else {}
-    full = int(changes.get("epochs", preset(planned.preset).epochs))
     failed = [run for run in runs if run.failed]
     parts = [f"{len(failed)} of {len(runs)} runs failed"] if failed else []
     if settings.dataset != "mnist":
         parts.append(f"{settings.dataset}: no comparison")
-    elif runs[0].wanted < full:
-        parts.append(f"{runs[0].wanted} of {full} epochs")
+    elif runs[0].wanted < line.epochs:
+        parts.append(f"{runs[0].wanted} of {line.epochs} epochs")
     elif errors and mean is not None and deviation is not None:
         away = fmean(errors) - mean
         if abs(away) > 2 * deviation:

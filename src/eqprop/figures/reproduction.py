@@ -5,7 +5,7 @@ Its folder holds
 =====================================  =======================================================
 ``fig-1c.json``                        its numbers, with settings and hardware
 ``fig-1c.md``, ``fig-1c.csv``          the same as tables; further ones in ``fig-1c-2.csv``, …
-``fig-1c.png`` and others              what is drawn of them
+``fig-1c.png``, ``.svg`` and others    what is drawn of them
 ``runs/<run>/``                        every run, as ``eqprop train`` leaves it
 ``gradient-angles/<run>.json``         what was measured before training, if anything
 ``logs/<run>.log``                     what the run said
@@ -23,12 +23,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final
 
 from eqprop import core, data, runs
 from eqprop.errors import Failure, Stopped, UsageError
-from eqprop.figures.figure import Figure
+from eqprop.figures.figure import Figure, Table
 from eqprop.figures.run import Run
 from eqprop.files import write_atomically
 from eqprop.registries import FIGURES
@@ -36,10 +37,24 @@ from eqprop.settings.experiment import Experiment
 from eqprop.settings.fields import Settings
 from eqprop.settings.work import Work
 
-__all__ = ["TRAINER", "Reproduction", "Watcher", "Work"]
+__all__ = ["TRAINER", "Known", "Reproduction", "Watcher", "Work"]
 
 TRAINER = (sys.executable, "-m", "eqprop.cli.worker")
 """What runs ``train``, in a process of its own that ends with this one."""
+
+
+@final
+@dataclass(frozen=True)
+class Known:
+    """What several reproductions find out once.
+
+    Attributes:
+        datasets: that are loaded, by name.
+        seconds: how long an epoch of an experiment takes here.
+    """
+
+    datasets: "dict[str, data.Dataset]" = field(default_factory=dict)
+    seconds: dict[Experiment, float] = field(default_factory=dict)
 
 
 class Watcher(Protocol):
@@ -73,6 +88,9 @@ class Reproduction:
         folder: for all of it, new or begun before; by default named after the figure, and the data
             set if the figure leaves that to choose.
         data_dir: where the data sets lie.
+        trained_in: where the runs lie, if not in ``runs`` of the folder: figures share those that
+            are the same.
+        known: what others have found out, and this one adds to.
         trainer: the command that ``train …`` is added to.
 
     Raises:
@@ -88,6 +106,8 @@ class Reproduction:
         *,
         folder: Path | None = None,
         data_dir: str | None = None,
+        trained_in: Path | None = None,
+        known: Known | None = None,
         trainer: Sequence[str] = TRAINER,
     ) -> None:
         if work.cluster is not None:
@@ -100,9 +120,9 @@ class Reproduction:
         self._file = self.folder / f"{name}.json"
         self._measurements = self.folder / f"{self._figure.measured.replace(' ', '-')}s"
         self._drawn = False
-        self._datasets: dict[str, data.Dataset] = {}
+        self._known = known or Known()
         self._runs = [
-            Run(run, self.folder, self._measurements, self._figure.accepts)
+            Run(run, self.folder, self._measurements, self._figure.accepts, trained_in)
             for run in self._figure.runs(settings)
         ]
 
@@ -124,7 +144,7 @@ class Reproduction:
 
         torch.set_num_threads(1)
         self._require_ours()
-        self._datasets = self._load()
+        datasets, seconds = self._load(), self._known.seconds
         # Neither the seed nor the angle of the weights changes how long a mini-batch takes.
         alike = {
             run.name: run.planned.experiment.override({"seed": 0, "epochs": 1, "threads": 1})
@@ -135,11 +155,10 @@ class Reproduction:
             name: of if of.weight_angle is None else of.override({"weight_angle": 0.0})
             for name, of in alike.items()
         }
-        seconds: dict[Experiment, float] = {}
-        with watcher.measuring(len({*alike.values()}), "time") as tick:
+        with watcher.measuring(len({*alike.values()} - seconds.keys()), "time") as tick:
             for name, of in alike.items():
                 if of not in seconds:
-                    dataset = self._datasets[of.dataset]
+                    dataset = datasets[of.dataset]
                     batches = -(-len(dataset.train) // of.batch_size)
                     seconds[of] = runs.seconds_per_batch(of, dataset) * batches
                     tick(name)
@@ -169,17 +188,22 @@ class Reproduction:
         """
         self._require_ours()
         # Before anything is written or started: downloaded once, not by every run at a time.
-        datasets = self._datasets or self._load()
-        self._datasets = {}
+        datasets = self._load()
         with runs.RunFolder(self.folder).claimed(), self._going_on_later():
             for run in self._runs:
                 # Another command may have gone on with it until just now.
                 run.look()
             self._write()
             self._measure(datasets, watcher)
-            del datasets
+            # Training is done by others, who need the memory.
+            datasets.clear()
             self._train(watcher)
             return self._write()
+
+    def tables(self, result: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+        """What is to be read of the numbers that :meth:`make` gave, below the figure's name."""
+        for table in self._figure.tables(result):
+            yield self._name, table
 
     def require_whole(self) -> None:
         """Say what failed.
@@ -242,8 +266,9 @@ class Reproduction:
     def _load(self) -> dict[str, "data.Dataset"]:
         """The data sets of all runs, by name."""
         wanted = {run.planned.experiment.dataset: run.planned.experiment for run in self._runs}
-        found = {}
-        for name, experiment in wanted.items():
+        found = self._known.datasets
+        for name in wanted.keys() - found.keys():
+            experiment = wanted[name]
             with runs.enough_memory(f"dataset = {name}", experiment.device):
                 found[name] = runs.build_data(experiment, self._data_dir)
         return found
@@ -271,8 +296,9 @@ class Reproduction:
             key=lambda run: run.planned.effort * (run.wanted - len(run.history)),
             reverse=True,
         )
-        if kept := len(self._runs) - len(todo):
-            watcher.say(f"{kept} of {len(self._runs)} runs were done before")
+        trained = [run for run in self._runs if run.planned.trained]
+        if kept := len(trained) - len(todo):
+            watcher.say(f"{kept} of {len(trained)} runs were done before")
 
         def started(job: "runs.Job") -> None:
             by_name[job.name].begin()

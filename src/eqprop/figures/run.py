@@ -16,10 +16,26 @@ from eqprop.files import write_atomically
 from eqprop.settings.experiment import Experiment
 from eqprop.settings.presets import preset
 
-__all__ = ["PlannedRun", "Run"]
+__all__ = ["PlannedRun", "Run", "length_said"]
 
 _FREE = ("epochs", "threads")
 """Settings that nothing before training depends on, and that may change when a run goes on."""
+
+
+def length_said(epochs: int | None, whole: int, schedule: str) -> str:
+    """What the name of a run says of its length: ``-2-epochs`` where it must, else nothing.
+
+    Rates that fall do so over all epochs, so that fewer of them are no beginning of more, and lie
+    in a folder of their own; with constant ones a run may always be gone on with.
+
+    Args:
+        epochs: how many are wanted; those of the recipe if none.
+        whole: those of the recipe.
+        schedule: of the learning rates.
+    """
+    if epochs is None or epochs == whole or schedule == "constant":
+        return ""
+    return f"-{epochs}-epoch{'s' * (epochs != 1)}"
 
 
 @final
@@ -31,11 +47,13 @@ class PlannedRun:
         name: what its folder is called.
         preset: the published experiment it is.
         changes: what differs from the preset.
+        trained: whether it is trained at all, or only measured.
     """
 
     name: str
     preset: str
     changes: Mapping[str, Any]
+    trained: bool = True
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -73,9 +91,10 @@ class Run:
         folder: of the figure.
         measurements: where what is measured before training is stored.
         accepts: whether what lies there is what the figure measures.
+        trained_in: where the runs lie, if not in ``runs`` of that folder.
 
     Attributes:
-        wanted: how many epochs.
+        wanted: how many epochs; 0 of a network that is only measured.
         history: the metrics of those completed, but for any beyond the wanted ones.
         measured: what was measured before training, if it was.
         unmeasured, untrained: why it could not be.
@@ -89,9 +108,10 @@ class Run:
         folder: Path,
         measurements: Path,
         accepts: Callable[[Mapping[str, Any]], bool],
+        trained_in: Path | None = None,
     ) -> None:
         self.planned, self.name = planned, planned.name
-        self.wanted = planned.experiment.epochs
+        self.wanted = planned.experiment.epochs if planned.trained else 0
         self.log = folder / "logs" / f"{self.name}.log"
         self.unmeasured: str | None = None
         self.untrained: str | None = None
@@ -99,7 +119,7 @@ class Run:
         self.seconds_per_effort: float | None = None
         self.history: list[dict[str, Any]] = []
         self._since = time.monotonic()
-        self._folder = runs.RunFolder(folder / "runs" / self.name)
+        self._folder = runs.RunFolder((trained_in or folder / "runs") / self.name)
         self._measurement = measurements / f"{self.name}.json"
         self.measured = self._stored(accepts)
         self.look()
@@ -156,7 +176,7 @@ class Run:
     @property
     def row(self) -> dict[str, Any]:
         """What every figure stores of it, with errors in % once it is finished."""
-        last = self.history[-1] if self.finished else {}
+        last = self.history[-1] if self.history and self.finished else {}
         return {
             "name": self.name,
             "preset": self.planned.preset,
@@ -167,6 +187,24 @@ class Run:
             "seconds": fsum(metrics["seconds"] for metrics in self.history),
             "failed": self.failed,
         }
+
+    @property
+    def machine(self) -> str | None:
+        """On what it was begun, and by which versions; none before."""
+        try:
+            environment = self._folder.read_config().environment
+        except runs.RunError:
+            return None
+        names = ("processor", "device", "threads", "eqprop", "torch", "python")
+        processor, device, threads, *versions = (environment.get(name) for name in names)
+        if None in (processor, device, threads, *versions):
+            return None
+        where = processor if device == "cpu" else f"{device}, {processor}"
+        eqprop, torch, python = versions
+        several = "" if threads == 1 else "s"
+        return (
+            f"{where}, {threads} thread{several}, eqprop {eqprop}, torch {torch}, Python {python}"
+        )
 
     def job(self, trainer: Sequence[str], data_dir: str | None) -> "runs.Job":
         """What trains it, or goes on with it: the command ``trainer``, told what to train."""

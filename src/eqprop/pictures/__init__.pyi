@@ -14,10 +14,12 @@ from .style import error_axis as error_axis
 from .style import for_logarithm as for_logarithm
 from .style import residual_axis as residual_axis
 from .style import scientific as scientific
+from .style import write_picture as write_picture
 from .style import write_png as write_png
 from .style import write_svg as write_svg
 from .tables import table as table
 from .theorem import draw_error_against_beta as draw_error_against_beta
 from .theorem import draw_layers as draw_layers
+from .theorem import draw_process as draw_process
 from .theorem import draw_processes as draw_processes
 from .theorem import draw_sweep as draw_sweep

@@ -35,6 +35,7 @@ __all__ = [
     "for_logarithm",
     "residual_axis",
     "scientific",
+    "write_picture",
     "write_png",
     "write_svg",
 ]
@@ -131,6 +132,17 @@ def write_png(
         warnings.filterwarnings("ignore", "Glyph")
         FigureCanvasAgg(figure).print_png(picture)
     write_atomically(Path(path), picture.getvalue())
+
+
+def write_picture(figure: Figure, path: Path, title: str = "", *, warning: str = "") -> None:
+    """Write the figure as PNG and as SVG, of the same name.
+
+    Args:
+        path: the name, without a suffix.
+        title, warning: as for :func:`write_png`.
+    """
+    write_png(figure, path.with_name(f"{path.name}.png"), title, warning=warning)
+    write_svg(figure, path.with_name(f"{path.name}.svg"))
 
 
 def write_svg(figure: Figure, path: str | Path) -> None:

@@ -5,7 +5,7 @@ that is not enough, further columns stand below, in a table of their own that be
 names of the rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 __all__ = ["table"]
 
@@ -18,6 +18,7 @@ def table(
     rows: Sequence[Sequence[str]],
     *,
     text: int = 1,
+    trailing: int = 0,
     keys: int = 1,
     width: int = 80,
 ) -> str:
@@ -28,6 +29,7 @@ def table(
         rows: words, as many as there are headers.
         text: how many columns, from the left, hold text; the others hold numbers, which end
             below one another.
+        trailing: how many hold text from the right.
         keys: how many columns, from the left, say which row it is.
         width: how many characters there is room for.
     """
@@ -35,10 +37,11 @@ def table(
     from rich.cells import cell_len
 
     columns = [list(map(str, column)) for column in zip(headers, *rows, strict=True)]
+    of_words = {*range(text), *range(len(columns) - trailing, len(columns))}
     full = [max(map(cell_len, column)) for column in columns]
     least = [
         max(min(full[i], _NARROW), *(cell_len(word) for cell in column for word in cell.split()))
-        if i < text
+        if i in of_words
         else max(
             *(cell_len(word) for word in column[0].split()), *(cell_len(n) for n in column[1:])
         )
@@ -50,7 +53,7 @@ def table(
         if len(bands[-1]) > keys and _whole([least[j] for j in (*bands[-1], i)]) > width:
             bands.append(names.copy())
         bands[-1].append(i)
-    return "\n".join(_band(columns, band, full, least, text, width) for band in bands)
+    return "\n".join(_band(columns, band, full, least, of_words, width) for band in bands)
 
 
 def _whole(widths: Sequence[int]) -> int:
@@ -63,7 +66,7 @@ def _band(
     band: Sequence[int],
     full: Sequence[int],
     least: Sequence[int],
-    text: int,
+    of_words: Collection[int],
     width: int,
 ) -> str:
     from rich.console import Console
@@ -82,7 +85,7 @@ def _band(
     for i in band:
         if i != band[0]:
             drawn.add_column(width=2)
-        justify = "left" if i < text else "right"
+        justify = "left" if i in of_words else "right"
         drawn.add_column(columns[i][0], justify=justify, width=widths[i], overflow="fold")
     for row in range(1, len(columns[band[0]])):
         # Text, not str: a folder's name may hold what rich takes for markup.

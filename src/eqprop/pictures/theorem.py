@@ -18,7 +18,7 @@ from eqprop.analysis.agreement import Agreement, Comparison, Premise
 from eqprop.analysis.diagnosis import Cell, Diagnosis, Trace
 from eqprop.pictures.style import COLOURS, MARKERS, for_logarithm, scientific, write_png
 
-__all__ = ["draw_error_against_beta", "draw_layers", "draw_processes", "draw_sweep"]
+__all__ = ["draw_error_against_beta", "draw_layers", "draw_process", "draw_processes", "draw_sweep"]
 
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++")
 
@@ -50,7 +50,7 @@ def draw_processes(diagnosis: Diagnosis, what: str, path: str | Path, title: str
         axes.set_xlabel("step t of the nudged phase")
     for row, trace in zip(grid, traces, strict=True):
         for axes, ep in zip(row, trace.ep, strict=True):
-            _draw_trace(axes, ep.tolist(), trace.bptt.tolist())
+            draw_process(axes, ep.tolist(), trace.bptt.tolist())
         name = diagnosis.labels.get(trace.name, trace.name)
         row[0].set_ylabel(_broken(name), fontsize="small")
         _fit_height(row[0], trace)
@@ -66,7 +66,14 @@ def draw_processes(diagnosis: Diagnosis, what: str, path: str | Path, title: str
     )
 
 
-def _draw_trace(axes: Axes, ep: list[list[float]], bptt: list[list[float]]) -> None:
+def draw_process(axes: Axes, ep: list[list[float]], bptt: list[list[float]]) -> None:
+    """EP solid and −BPTT dashed, in every step of the nudged phase, a colour per entry.
+
+    Args:
+        axes: where.
+        ep: Δ(t) of a few entries, (K, n).
+        bptt: −∇(t) of the same.
+    """
     steps = range(len(bptt))
     every = max(1, len(steps) // 8)
     columns = zip(zip(*ep, strict=True), zip(*bptt, strict=True), strict=True)
