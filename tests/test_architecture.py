@@ -36,6 +36,7 @@ WITHOUT_TORCH = ("errors", "files", "registries", "settings", "figures", "cli", 
 """What ``--help`` needs."""
 
 HEAVY = {"torch", "matplotlib", "sklearn", "scipy", "safetensors", "rich", "pooch", "filelock"}
+HEAVY |= {"submitit"}
 
 
 def modules() -> list[Path]:

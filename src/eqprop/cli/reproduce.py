@@ -33,7 +33,8 @@ folder for every figure as `eqprop reproduce FIGURE` leaves it; the runs are tog
 
 _END = """\
 Stop it at any time: the same command again goes on. Finished runs are kept, others resumed, failed
-ones tried again, and with more --epochs all are trained on.
+ones tried again, and with more --epochs all are trained on. With --cluster the jobs go on without
+the command, and the same again watches them.
 
 The folder receives FIGURE.json and its pictures, brought up to date after every run, and the runs
 themselves in runs/, each as eqprop train leaves it, with what it said in logs/.

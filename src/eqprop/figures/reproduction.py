@@ -9,14 +9,15 @@ Its folder holds
 ``runs/<run>/``                        every run, as ``eqprop train`` leaves it
 ``gradient-angles/<run>.json``         what was measured before training, if anything
 ``logs/<run>.log``                     what the run said
+``cluster/``                           which run is in which job of a cluster, and its files
 =====================================  =======================================================
 
-for a figure called ``fig-1c`` that measures a gradient angle. Every run is a process of its own.
-The same again goes on: finished runs are kept, others resumed, failed ones tried again.
+for a figure called ``fig-1c`` that measures a gradient angle. Every run is a process of its own,
+or a job of a cluster. The same again goes on: finished runs are kept, others resumed, failed ones
+tried again; those still in a job are watched.
 """
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -33,34 +34,13 @@ from eqprop.figures.run import Run
 from eqprop.files import write_atomically
 from eqprop.registries import FIGURES
 from eqprop.settings.experiment import Experiment
-from eqprop.settings.fields import Allowed, Settings, setting
+from eqprop.settings.fields import Settings
+from eqprop.settings.work import Work
 
 __all__ = ["TRAINER", "Known", "Reproduction", "Watcher", "Work"]
 
 TRAINER = (sys.executable, "-m", "eqprop.cli.worker")
 """What runs ``train``, in a process of its own that ends with this one."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Work(Settings):
-    """How it is done, whatever the figure."""
-
-    workers: int | None = setting(
-        None,
-        "runs at a time, of one thread each",
-        allowed=Allowed(lambda n: n is None or 1 <= n <= 1024, "a whole number from 1 to 1024"),
-        group="machine",
-        metavar="N",
-        shown="one per core",
-    )
-
-    @property
-    def processes(self) -> int:
-        """How many runs at a time."""
-        if self.workers is None and hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return self.workers or os.cpu_count() or 1
 
 
 @final
@@ -115,6 +95,7 @@ class Reproduction:
 
     Raises:
         ConfigurationError: settings that a run cannot have.
+        UsageError: there is no such cluster here.
     """
 
     def __init__(
@@ -129,6 +110,8 @@ class Reproduction:
         known: Known | None = None,
         trainer: Sequence[str] = TRAINER,
     ) -> None:
+        if work.cluster is not None:
+            runs.require_cluster(work.cluster)
         self._figure: Figure[Any] = FIGURES.load(name)
         self._name, self._settings, self._work = name, settings, work
         dataset = getattr(settings, "dataset", None)
@@ -269,11 +252,11 @@ class Reproduction:
         before = signal.signal(signal.SIGTERM, stop) if here else None
         try:
             yield
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             done = sum(run.finished for run in self._runs)
+            kept = "what the others have learnt is kept: the same command again goes on from there"
             raise Stopped(
-                f"stopped with {done} of {len(self._runs)} runs done; what the others have learnt "
-                "is kept: the same command again goes on from there",
+                f"stopped with {done} of {len(self._runs)} runs done; {str(interrupt) or kept}",
                 told,
             ) from None
         finally:
@@ -342,11 +325,15 @@ class Reproduction:
             together = max(max(known, default=0.0), sum(known) / self._work.processes)
             watcher.show(self._runs, together if len(known) == len(left) else None)
 
+        jobs = [run.job(self._trainer, self._data_dir) for run in todo]
+        if self._work.cluster is not None:
+            place, say = self.folder / "cluster", watcher.say
+            runs.work_off_on_cluster(
+                jobs, self._work, place, started=started, ended=ended, tick=tick, say=say
+            )
+            return
         runs.work_off(
-            [
-                runs.Job(run.name, [*self._trainer, *run.words(self._data_dir)], run.log)
-                for run in todo
-            ],
+            jobs,
             self._work.processes,
             started=started,
             ended=ended,

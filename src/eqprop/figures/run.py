@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import fsum
@@ -206,12 +206,17 @@ class Run:
             f"{where}, {threads} thread{several}, eqprop {eqprop}, torch {torch}, Python {python}"
         )
 
-    def words(self, data_dir: str | None) -> list[str]:
-        """What ``eqprop`` is to be told, to train it or to go on."""
+    def job(self, trainer: Sequence[str], data_dir: str | None) -> "runs.Job":
+        """What trains it, or goes on with it: the command ``trainer``, told what to train."""
         place = [] if data_dir is None else [f"--data-dir={data_dir}"]
-        if self._folder.config.exists():
-            return ["train", f"--resume={self._folder.path}", f"--epochs={self.wanted}", *place]
-        return ["train", *self.planned.words, f"--out={self._folder.path}", *place]
+        path = self._folder.path
+        return runs.Job(
+            self.name,
+            [*trainer, "train", *self.planned.words, f"--out={path}", *place],
+            self.log,
+            begun=self._folder.config,
+            resuming=[*trainer, "train", f"--resume={path}", f"--epochs={self.wanted}", *place],
+        )
 
     def require_same(self) -> None:
         """Refuse a folder that holds another run.

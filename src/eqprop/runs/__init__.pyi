@@ -10,6 +10,8 @@ from .build import build_optimizer as build_optimizer
 from .build import build_scheduler as build_scheduler
 from .build import torch_device as torch_device
 from .build import torch_dtype as torch_dtype
+from .cluster import require_cluster as require_cluster
+from .cluster import work_off_on_cluster as work_off_on_cluster
 from .doubts import guessing_warning as guessing_warning
 from .doubts import settling_doubts as settling_doubts
 from .doubts import settling_warning as settling_warning

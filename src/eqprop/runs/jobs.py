@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-__all__ = ["Job", "work_off"]
+__all__ = ["Job", "reason", "work_off"]
 
 _PATIENCE = 5.0
 """Seconds that a process has between being asked and being made to end."""
@@ -30,11 +30,20 @@ class Job:
         name: what it is called.
         command: its words.
         log: the file that its output is added to.
+        begun: a file that is there once it has begun, if anything shows that.
+        resuming: its words from then on.
     """
 
     name: str
     command: Sequence[str]
     log: Path
+    begun: Path | None = None
+    resuming: Sequence[str] = ()
+
+    @property
+    def words(self) -> Sequence[str]:
+        """Its words at this moment: it may be run later than it was thought of, or again."""
+        return self.resuming if self.begun is not None and self.begun.exists() else self.command
 
 
 def work_off(
@@ -69,7 +78,7 @@ def work_off(
                 with job.log.open("ab") as log:
                     begun = log.tell()
                     process = subprocess.Popen(
-                        job.command,
+                        job.words,
                         stdin=subprocess.PIPE,
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -83,7 +92,7 @@ def work_off(
                 if (status := process.poll()) is not None:
                     del running[pid]
                     _release(process)
-                    ended(job, _reason(status, job.log, begun) if status else None)
+                    ended(job, reason(status, job.log, begun) if status else None)
     finally:
         _end([process for _, process, _ in running.values()])
 
@@ -106,7 +115,7 @@ def _release(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
 
 
-def _reason(status: int, log: Path, begun: int) -> str:
+def reason(status: int, log: Path, begun: int) -> str:
     """Why a job failed: a signal, or the last line it wrote from ``begun`` bytes on."""
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)

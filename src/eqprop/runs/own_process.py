@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from eqprop.errors import Failure
+from eqprop.runs.undisturbed import undisturbed
 
 __all__ = ["in_own_process"]
 
@@ -40,7 +41,11 @@ def in_own_process(
     context = multiprocessing.get_context("spawn")
     connection, other_end = context.Pipe()
     process = context.Process(target=_work, args=(other_end, tick is not None), daemon=True)
-    with _undisturbed():
+    if hasattr(signal, "pthread_sigmask"):
+        # What keeps track of processes' resources, once it is started, unblocks what is blocked
+        # for the start of a process: so it goes first.
+        resource_tracker.ensure_running()
+    with undisturbed():
         process.start()
     # That process's end is then the only one: once it has gone, nothing more is to be received.
     other_end.close()
@@ -73,33 +78,6 @@ def _alive(name: str) -> Iterator[None]:
             f"{name}: expected the process that measures it to end well, but it was killed; was "
             "there enough memory?"
         ) from None
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Within it a process is started from which Ctrl-C is kept, as it is for the command, which
-    ends the process then; and SIGTERM waits, as one that is started by half complains.
-    """
-    here = threading.current_thread() is threading.main_thread()
-    if not here or not hasattr(signal, "pthread_sigmask"):  # as on Windows
-        yield
-        return
-    waiting: list[int] = []
-    # Blocked, which a process that is started inherits, and not ignored: one that comes now waits.
-    # What keeps track of processes' resources, once it is started, unblocks it: so it goes first.
-    resource_tracker.ensure_running()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    terminate = signal.getsignal(signal.SIGTERM)
-    if callable(terminate):
-        signal.signal(signal.SIGTERM, lambda number, _: waiting.append(number))
-    try:
-        yield
-    finally:
-        if callable(terminate):
-            signal.signal(signal.SIGTERM, terminate)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number in waiting:
-            signal.raise_signal(number)
 
 
 def _work(connection: Connection, ticking: bool) -> None:

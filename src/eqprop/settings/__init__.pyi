@@ -18,3 +18,4 @@ from .theorem import SWEPT as SWEPT
 from .theorem import THEOREM_PRESETS as THEOREM_PRESETS
 from .theorem import TheoremPreset as TheoremPreset
 from .theorem import TheoremSettings as TheoremSettings
+from .work import Work as Work
