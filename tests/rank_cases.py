@@ -173,10 +173,6 @@ class Learning:
         )
 
 
-class Unstored(Estimator):
-    """EP that does not know of the weights' largest, as of a stream's, but from the mini-batch."""
-
-
 def streamed() -> Dataset:
     """The same samples, of whose weights nobody knows the largest beforehand."""
     whole = images(weights=True)

@@ -66,11 +66,13 @@ class MeanGradient:
                 part.zero_()
             else:
                 torch.mul(parameter.grad.reshape(-1), share, out=part)
-        had.copy_(torch.tensor([float(p.grad is not None) for p in learning]))
+        had.fill_(1.0)
+        lacking = [i for i, p in enumerate(learning) if p.grad is None]
+        if lacking:
+            had[lacking] = 0.0
         self._group.sum(buffer)
         # Looked at only where it matters: of a GPU, to ask for it is to wait for it.
-        lacks = [p.grad is None for p in learning]
-        anywhere = had.tolist() if any(lacks) else [1.0] * len(learning)
+        anywhere = had.tolist() if lacking else [1.0] * len(learning)
         for part, parameter, known in zip(parts, learning, anywhere, strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(part.view_as(parameter))

@@ -1,8 +1,8 @@
 """What a launcher such as torchrun tells each of the processes that it starts.
 
 It sets variables of the environment: ``WORLD_SIZE``, how many processes there are, ``RANK``, which
-of them this one is, ``LOCAL_RANK``, which of those on this machine, and ``MASTER_ADDR`` and
-``MASTER_PORT``, where they meet.
+of them this one is, ``LOCAL_WORLD_SIZE`` and ``LOCAL_RANK``, the same of those on this machine, and
+``MASTER_ADDR`` and ``MASTER_PORT``, where they meet.
 """
 
 import os
@@ -26,13 +26,22 @@ class Launch:
         rank: which, from 0.
         count: of how many.
         local: which of those on this machine, from 0.
+        here: how many there are on this machine.
         meeting: the address and the port where they meet.
     """
 
     rank: int
     count: int
     local: int
+    here: int
     meeting: tuple[str, int]
+
+    @property
+    def command(self) -> str:
+        """What starts as many again, before the options of eqprop."""
+        machines = -(-self.count // self.here)
+        nodes = f"--nnodes {machines} " if machines > 1 else ""
+        return f"torchrun {nodes}--nproc-per-node {self.here} -m eqprop"
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
@@ -46,6 +55,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     try:
         rank, count, port = (int(environment[n]) for n in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
         local = int(environment.get("LOCAL_RANK") or rank)
+        here = int(environment.get("LOCAL_WORLD_SIZE") or count)
     except ValueError:
         said = ", ".join(f"{name}={environment[name]}" for name in _TOLD)
         raise UsageError(
@@ -57,4 +67,6 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
             f"RANK={rank}: expected one of 0 to {count - 1}, as WORLD_SIZE={count} says; start the "
             "command with torchrun, or unset both"
         )
-    return None if count == 1 else Launch(rank, count, local, (environment["MASTER_ADDR"], port))
+    if count == 1:
+        return None
+    return Launch(rank, count, local, here, (environment["MASTER_ADDR"], port))

@@ -5,6 +5,8 @@ the launcher keeps for them.
 """
 
 import os
+import socket
+import sys
 import time
 from datetime import timedelta
 from typing import Any
@@ -21,7 +23,9 @@ def speaks_first(launch: Launch) -> bool:
     """Whether nobody has asked before: then it is for this process to say what has happened."""
     store = _store(launch)
     if store is None:
-        return launch.rank == 0
+        # Not there yet, where the first process keeps it itself; or gone with that.
+        known = sys.modules.get("torch.distributed")
+        return launch.rank == 0 or (known is not None and known.is_initialized())
     return store.add(_key("spoken"), 1) == 1
 
 
@@ -52,10 +56,15 @@ def _key(what: str) -> str:
 
 def _store(launch: Launch) -> Any:
     """What the launcher keeps; none if it cannot be reached."""
+    address, port = launch.meeting
+    try:
+        # Torch would try again and again, and complain at length.
+        socket.create_connection(launch.meeting, _PATIENCE.total_seconds()).close()
+    except OSError:
+        return None
     # Imported here, as what is said before anything is computed needs no torch in one process.
     from torch.distributed import TCPStore
 
-    address, port = launch.meeting
     try:
         return TCPStore(address, port, is_master=False, timeout=_PATIENCE, wait_for_workers=False)
     except RuntimeError:
