@@ -22,7 +22,7 @@ import eqprop
 from eqprop.core.costs import CrossEntropy, SquaredError, Weighted
 from eqprop.core.models import ConvergentModel
 from eqprop.data.augmentation import random_shift
-from eqprop.data.dataset import Dataset, Split
+from eqprop.data.dataset import Dataset, Examples, Split
 from eqprop.distributed.group import RankError
 from eqprop.distributed.ranks import Ranks
 from eqprop.estimators.bptt import BPTT
@@ -86,7 +86,11 @@ def clipped(parameters: Any) -> torch.optim.Optimizer:
     """Its hook, which is there before the processes share it, must see the mean gradient."""
     optimizer = SGD(parameters, lr=1.0)
     held = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(held, 0.02) and None)
+
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_(held, 0.02)
+
+    optimizer.register_step_pre_hook(clip)
     return optimizer
 
 
@@ -108,7 +112,7 @@ class Learning:
         estimator: Callable[..., Estimator] = ep,
         optimizer: Callable[..., torch.optim.Optimizer] = SGD,
         scheduler: Callable[..., Any] | None = None,
-        data: Callable[[], Dataset] = images,
+        data: Callable[[], Dataset[Examples]] = images,
         augmentation: Any = None,
     ) -> None:
         self.model = model()
@@ -173,14 +177,10 @@ class Learning:
         )
 
 
-def streamed() -> Dataset:
+def streamed() -> Dataset[eqprop.Stream]:
     """The same samples, of whose weights nobody knows the largest beforehand."""
     whole = images(weights=True)
-    of = whole.train
-    batches = [
-        tuple(part[begin : begin + BATCH].numpy() for part in (of.images, of.labels, of.weights))
-        for begin in range(0, 16, BATCH)
-    ]
+    batches = [tuple(part.numpy() for part in batch) for batch in whole.train.batches(BATCH)]
     stream = eqprop.Stream(batches, classes=3, dtype=torch.float64)
     test = eqprop.Stream([(whole.test.images, whole.test.labels)], classes=3, dtype=torch.float64)
     return Dataset("stream", stream, test, 3)

@@ -139,8 +139,8 @@ def test_told_to_stop_one_process_stops_all_and_one_goes_on(run: Run, whole: str
     assert (status, out) == (1, ""), "the launcher's own status"
     (line,) = said
     found = re.fullmatch(
-        r"eqprop: stopped in epoch 1 of 3 after (\d+) of 15 mini-batches, and all of it is kept; go "
-        r"on with: torchrun --nproc-per-node 2 -m eqprop train --resume r",
+        r"eqprop: stopped in epoch 1 of 3 after (\d+) of 15 mini-batches, and all of it is kept; "
+        r"go on with: torchrun --nproc-per-node 2 -m eqprop train --resume r",
         line,
     )
     assert found, line

@@ -19,7 +19,17 @@ from eqprop.training.loop import train
 from rank_cases import LEARNING, LEFT, RESUMED, Found, images
 
 COUNTS = (2, 3)
-Results = dict[int, dict[str, Found]]
+
+
+class Results(dict[int, dict[str, Found]]):
+    """What so many processes came to, once somebody asks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __missing__(self, count: int) -> dict[str, Found]:
+        self[count] = processes(count, self.folder)
+        return self[count]
 
 
 def free_port() -> int:
@@ -42,8 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> Results:
-    """What 2 and what 3 processes came to."""
-    return {count: processes(count, folder) for count in COUNTS}
+    return Results(folder)
 
 
 def processes(count: int, folder: Path) -> dict[str, Found]:
@@ -67,16 +76,16 @@ def assert_alike(found: Found, expected: Found) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10, msg=name)
 
 
-@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("count", COUNTS)
 def test_several_processes_learn_and_count_what_one_does(
     results: Results, name: str, count: int
 ) -> None:
     assert_alike(results[count][name], LEARNING[name]().learn(None))
 
 
-@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("count", COUNTS)
 def test_several_processes_go_on_where_one_has_left(
     results: Results, name: str, count: int
 ) -> None:
@@ -85,8 +94,8 @@ def test_several_processes_go_on_where_one_has_left(
         assert_alike(results[count][f"{name}, from one, {calls}"], expected)
 
 
-@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("count", COUNTS)
 def test_as_many_processes_go_on_bit_for_bit(results: Results, name: str, count: int) -> None:
     expected = results[count][name]
     for calls in LEFT:
@@ -95,8 +104,8 @@ def test_as_many_processes_go_on_bit_for_bit(results: Results, name: str, count:
         assert all(found[key].equal(value) for key, value in expected.items())
 
 
-@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("count", COUNTS)
 def test_one_process_goes_on_where_several_have_left(
     results: Results, folder: Path, name: str, count: int
 ) -> None:

@@ -96,9 +96,12 @@ class Ranks:
         if optimizer in self._sharing:
             return
         self._sharing.add(optimizer)
-        handle = optimizer.register_step_pre_hook(MeanGradient(self._group, lambda: self._share))
         # Before all others, as hooks of modules can be: there is no public way to say so here.
-        optimizer._optimizer_step_pre_hooks.move_to_end(handle.id, last=False)
+        hooks = optimizer._optimizer_step_pre_hooks
+        others = dict(hooks)
+        hooks.clear()
+        optimizer.register_step_pre_hook(MeanGradient(self._group, lambda: self._share))
+        hooks.update(others)
 
     def part(self, *batch: Tensor) -> tuple[Tensor, ...]:
         """This process's share of a mini-batch: of n samples n/N in a row, but for rounding.

@@ -63,7 +63,7 @@ def _store(launch: Launch) -> Any:
     except OSError:
         return None
     # Imported here, as what is said before anything is computed needs no torch in one process.
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     try:
         return TCPStore(address, port, is_master=False, timeout=_PATIENCE, wait_for_workers=False)
