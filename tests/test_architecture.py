@@ -21,10 +21,11 @@ ROOMS = {
     "networks": "core summary",
     "estimators": "core summary",
     "data": "errors files registries summary",
-    "training": "errors files core estimators data summary",
+    "distributed": "errors",
+    "training": "errors files core estimators data distributed summary",
     "analysis": "core networks estimators data summary",
-    "runs": "errors files registries settings core networks estimators data training analysis "
-    "summary",
+    "runs": "errors files registries settings core networks estimators data distributed training "
+    "analysis summary",
     "pictures": "files analysis training",
     "figures": "errors files registries settings core data training analysis runs pictures",
     "cli": "*",

@@ -1,3 +1,4 @@
+from . import distributed as distributed
 from .analysis.agreement import Agreement as Agreement
 from .analysis.agreement import Agreements as Agreements
 from .analysis.agreement import Average as Average

@@ -34,7 +34,9 @@ def test_its_networks_are_those_of_the_theorem_before_training() -> None:
 
 
 def test_every_network_of_the_theorem_with_layers_on_mnist_can_be_a_row() -> None:
-    rows = tuple(name for name in THEOREM_PRESETS if name not in ("digits", "digits-eb", "toy"))
+    rows: Any = tuple(
+        name for name in THEOREM_PRESETS if name not in ("digits", "digits-eb", "toy")
+    )
     runs = FIGURE_1B.runs(Figure1bSettings(rows=rows, quick=True))
     assert {run.name for run in runs} == set(rows)
     untied = next(run.experiment for run in runs if run.name == "c-vf-1h")

@@ -8,6 +8,9 @@ output, everything else to standard error.
 A command is a module with ``add``, which declares it, and ``run``, which gets its options and
 returns the exit status. None imports torch or matplotlib before it runs, so that ``--help`` and
 refusals come at once.
+
+Several processes of ``torchrun`` are one command: the first shows what there is to be shown, and an
+error is said by whoever meets it first.
 """
 
 import argparse
@@ -19,12 +22,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from eqprop import core, estimators
+from eqprop import core, distributed, estimators
 from eqprop.cli import bench, evaluate, predict, presets, reproduce, show, theorem, train
 from eqprop.cli.options import Parser, remember_options
 from eqprop.cli.spelling import SPELT
@@ -51,11 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors=SPELT)
     options = argparse.Namespace()
     try:
-        with _ending_on_sigterm(), _warning_in_a_line():
+        with _ending_on_sigterm(), _warning_in_a_line(), _shown_by_the_first():
             try:
                 options, unknown = _parser().parse_known_args(arguments)
                 if unknown:
                     raise UsageError(_unrecognised(unknown[0], options.known))
+                _require_alone(options)
                 status = options.run(options)
             except SystemExit as end:  # of --help, --version and SIGTERM
                 status = int(end.code or 0)
@@ -102,7 +106,31 @@ def _ending_on_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # What ends anyway may ignore it.
+        if signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _shown_by_the_first() -> Iterator[None]:
+    """Within it, of several processes all but the first show nothing."""
+    launch = distributed.launched()
+    with ExitStack() as silence:
+        if launch is not None and launch.rank:
+            nowhere = silence.enter_context(Path(os.devnull).open("w"))
+            silence.enter_context(redirect_stdout(nowhere))
+            silence.enter_context(redirect_stderr(nowhere))
+        yield
+
+
+def _require_alone(options: argparse.Namespace) -> None:
+    """Refuse to do several times at once what is not shared."""
+    launch, shared = distributed.launched(), getattr(options, "shared", False)
+    if launch is not None and not shared:
+        raise UsageError(
+            f"{options.command}: expected one process, got {launch.count}, which torchrun has "
+            "started; only train is shared among several, so start this without torchrun"
+        )
 
 
 @contextmanager
@@ -133,7 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
-        remember_options(commands.choices[command.__name__.rpartition(".")[2]])
+        name = command.__name__.rpartition(".")[2]
+        commands.choices[name].set_defaults(command=name)
+        remember_options(commands.choices[name])
     return parser
 
 
@@ -154,8 +184,15 @@ def _complain(error: object, status: int) -> int:
 
 def _say(what: object, status: int) -> int:
     try:
-        print(f"eqprop: {_in_a_line(what)}", file=sys.stderr)
+        launch = distributed.launched()
+    except UsageError:
+        launch = None  # Which is what is said.
+    try:
+        if launch is None or distributed.speaks_first(launch):
+            print(f"eqprop: {_in_a_line(what)}", file=sys.stderr, flush=True)
     except OSError:
         _give_up(sys.stderr)
     _give_up(sys.stdout)
+    if launch is not None and launch.rank == 0:
+        distributed.tell_end(launch)
     return status

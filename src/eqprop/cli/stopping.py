@@ -18,6 +18,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._before: dict[int, Any] = {}
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -30,7 +31,7 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {
+        self._before = {
             number: signal.signal(number, self._note)
             for number in _SIGNALS
             if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
@@ -38,8 +39,15 @@ class Stop:
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in self._before.items():
                 signal.signal(number, handler)
+
+    def ignore(self) -> None:
+        """Let nothing disturb what there is to be said at the end, which has come anyway: when one
+        of several processes has gone, the launcher tells the others to go too."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+        self._before = {}
 
     def _note(self, number: int, _: Any) -> None:
         if self.number is not None:

@@ -10,12 +10,12 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping
-from contextlib import closing, nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from eqprop import core, data, estimators, pictures, runs, training
+from eqprop import core, data, distributed, estimators, pictures, runs, training
 from eqprop.cli.options import add_options, add_usual, given, place
 from eqprop.cli.progress import Display
 from eqprop.cli.stopping import Stop
@@ -37,6 +37,7 @@ every setting of it can be overridden here or in a TOML file:
   eqprop train p-2h --settle 0.01                every sample stops where it rests
   eqprop train --config my.toml --seed 3         settings of a file, then of the command line
   eqprop train --resume runs/p-1h                go on where a run was stopped
+  torchrun --nproc-per-node 2 -m eqprop train p-1h    two processes share each mini-batch
 """
 
 _OF_THE_MACHINE = ("threads", "device")
@@ -49,7 +50,8 @@ _END = """\
 The run's folder receives config.json, metrics.jsonl (one line per epoch), checkpoint/ and
 curves.png. The checkpoint is written after every epoch, within one every two minutes, and when
 Ctrl-C, SIGTERM or SIGHUP stops the run (exit status 130, 143 or 129); --resume goes on from there
-as if it had never stopped. To let it go on when the terminal ends, begin with nohup.
+as if it had never stopped, with as many processes or another number of them. To let it go on when
+the terminal ends, begin with nohup.
 """
 
 
@@ -58,7 +60,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "train", help="train a network", description=_DESCRIPTION, epilog=_END
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, shared=True)
     parser.add_argument(
         "preset",
         metavar="PRESET",
@@ -108,7 +110,8 @@ def run(options: argparse.Namespace) -> int:
 def _begin(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
     """Train from the start, in a new folder."""
     name, experiment, data_dir = _chosen(options, changes)
-    if options.out is not None:
+    ranks = _together(experiment, auto_threads=options.auto_threads)
+    if options.out is not None and ranks.first:
         runs.RunFolder(options.out).require_new()
     writer = _event_writer() if options.tensorboard else None
     # Nothing is written before all is there: a run that cannot start leaves no folder.
@@ -122,12 +125,19 @@ def _begin(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
         learner = runs.build_learner(experiment.override({"threads": threads}))
         experiment = learner.experiment
     named = {name: value for name, value in others.items() if name not in _OF_THE_MACHINE}
-    folder = runs.RunFolder(options.out or runs.new_folder(name, named))
-    machine = runs.environment(experiment.threads, experiment.device)
-    with folder.begun():
-        folder.write_config(runs.RunConfig(name, experiment, _kept(data_dir), machine))
+    with ExitStack() as begun:
+        path = ""
+        if ranks.first:
+            folder = runs.RunFolder(options.out or runs.new_folder(name, named))
+            machine = runs.environment(experiment.threads, experiment.device)
+            if ranks.count > 1:
+                machine["processes"] = ranks.count
+            begun.enter_context(folder.begun())
+            folder.write_config(runs.RunConfig(name, experiment, _kept(data_dir), machine))
+            path = str(folder.path)
+        folder = runs.RunFolder(Path(ranks.word(path)))
         _say(f"training in {folder.path}")
-        return _train(folder, learner, dataset, None, writer, as_json=options.json)
+        return _train(folder, learner, dataset, None, writer, ranks, as_json=options.json)
 
 
 def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
@@ -151,7 +161,9 @@ def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
         )
     folder = runs.RunFolder(options.resume)
     config = folder.read_config()
-    with folder.claimed():
+    # All processes read the folder; one has it, and writes.
+    ranks = _together(config.experiment)
+    with folder.claimed() if ranks.first else nullcontext():
         # Killed in its first epoch, a run has neither a checkpoint nor metrics: it starts anew.
         fresh = not folder.checkpoint.exists() and not folder.has_metrics
         checkpoint = None if fresh else folder.read_checkpoint(config)
@@ -165,10 +177,36 @@ def _resume(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
         if checkpoint is not None:
             learner.restore(checkpoint)
         data_dir = _kept(options.data_dir) or config.data_dir
-        # Only now that everything fits: a run that cannot be resumed keeps its files as they were.
-        folder.write_config(replace(config, experiment=experiment, data_dir=data_dir))
-        folder.rewrite_metrics([] if checkpoint is None else checkpoint.history)
-        return _train(folder, learner, dataset, checkpoint, writer, as_json=options.json)
+        # Only now that everything fits, and all have read it: a run that cannot be resumed keeps
+        # its files as they were.
+        ranks.wait()
+        if ranks.first:
+            folder.write_config(replace(config, experiment=experiment, data_dir=data_dir))
+            folder.rewrite_metrics([] if checkpoint is None else checkpoint.history)
+        return _train(folder, learner, dataset, checkpoint, writer, ranks, as_json=options.json)
+
+
+def _together(experiment: Experiment, *, auto_threads: bool = False) -> distributed.Ranks:
+    """The processes that train together.
+
+    Raises:
+        UsageError: to try how many threads are fastest, while the others try it too.
+        ConfigurationError: a device that not every process can have.
+        Failure: they cannot reach each other.
+    """
+    launch = distributed.launched()
+    if launch is not None and auto_threads:
+        raise UsageError(
+            f"--auto-threads: expected one process, got {launch.count}, which would disturb each "
+            "other's measurements; give --threads, of which every process has as many"
+        )
+    ranks = distributed.start(experiment.device)
+    if ranks.count > experiment.batch_size:
+        _say(
+            f"warning: batch_size = {experiment.batch_size}: expected at least a sample for each "
+            f"of the {ranks.count} processes, of which the others do nothing"
+        )
+    return ranks
 
 
 def _chosen(
@@ -267,11 +305,15 @@ def _train(
     dataset: data.Dataset,
     begun: training.Checkpoint | None,
     writer: Any,
+    ranks: distributed.Ranks,
     *,
     as_json: bool,
 ) -> int:
     """Train, leaving in the folder whatever is needed to go on after every epoch, within a long
-    one, and wherever it is stopped."""
+    one, and wherever it is stopped.
+
+    Of several processes the first writes; all store, and stop, after the same mini-batch.
+    """
     experiment = learner.experiment
     epochs, size = experiment.epochs, experiment.batch_size
     batches, settles = math.ceil(len(dataset.train) / size), experiment.tolerance is not None
@@ -279,29 +321,41 @@ def _train(
     left = None if begun is None else begun.unfinished
     done = len(history) * batches + (0 if left is None else left.batch)
     display = Display(epochs, batches, done, settles=settles)
-    events = writer(str(folder.path / "tensorboard")) if writer else None
+    events = writer(str(folder.path / "tensorboard")) if writer and ranks.first else None
     said: frozenset[str] = frozenset()
     guessing = training.guessing_error(dataset.test)
     stop, stored = Stop(), time.monotonic()
 
-    def on_batch(running: training.Running) -> None:
+    def wishes() -> tuple[int, bool]:
+        """By which signal to stop, if any; and whether to store."""
+        return stop.number or 0, ranks.first and time.monotonic() - stored > _STORE_EVERY
+
+    def store(unfinished: training.Unfinished | None = None) -> None:
         nonlocal stored
-        if stop.number is not None or time.monotonic() - stored > _STORE_EVERY:
-            folder.store(learner.checkpoint(history, running.unfinished()))
-            stored = time.monotonic()
-        if stop.number is not None:
-            raise Stopped(_where(folder, running, epochs), stop.number)
+        if ranks.first:
+            folder.store(learner.checkpoint(history, unfinished))
+        stored = time.monotonic()
+
+    def on_batch(running: training.Running) -> None:
+        number, due = ranks.heard()
+        if number or due:
+            store(running.unfinished())
+        if number:
+            if (launch := distributed.launched()) and not ranks.first:
+                # Or the launcher would end the first while it stores.
+                distributed.await_end(launch)
+            raise Stopped(_where(folder, running, epochs), int(number))
         # Last, as the terminal may be what has gone.
         display.batch(running)
 
-    if not folder.inputs.exists():
+    ranks.heed(wishes)
+    if ranks.first and not folder.inputs.exists():
         folder.write_inputs(dataset.inputs)
     try:
         with closing(display), stop.awaited(), naming(folder.path):
-            for metrics in learner.train(dataset, begun, on_batch):
+            for metrics in learner.train(dataset, begun, on_batch, ranks):
                 history.append(asdict(metrics))
-                folder.store(learner.checkpoint(history))
-                stored = time.monotonic()
+                store()
                 display.epoch(metrics)
                 idle = runs.guessing_warning(experiment, metrics, guessing, len(dataset.test))
                 if idle and "idle" not in said:
@@ -315,6 +369,12 @@ def _train(
                     _add_events(events, metrics)
     except (core.NonFiniteError, estimators.AdjointError) as error:
         raise Failure(f"epoch {len(history) + 1}: {error} ({_kept_state(folder)})") from None
+    except distributed.RankError as error:
+        stop.ignore()
+        raise Failure(
+            f"epoch {len(history) + 1}: {error}; {_kept_state(folder)}; go on with: "
+            f"{_resumed(folder)}"
+        ) from None
     except KeyboardInterrupt:
         raise Stopped(
             f"stopped at once in epoch {len(history) + 1} of {epochs}; "
@@ -327,8 +387,9 @@ def _train(
         with suppress(OSError, KeyboardInterrupt) if sys.exception() else nullcontext():
             if events is not None:
                 events.close()
-            if history and folder.config.exists():
+            if history and ranks.first and folder.config.exists():
                 pictures.draw_curves(history, folder.curves)
+    ranks.end()
     if as_json:
         print(json.dumps(history[-1]))
     else:
@@ -370,7 +431,10 @@ def _kept_state(folder: runs.RunFolder) -> str:
 
 
 def _resumed(folder: runs.RunFolder) -> str:
-    return f"eqprop train {runs.resuming(folder.path)}"
+    """The command that goes on, with as many processes."""
+    launch = distributed.launched()
+    command = "eqprop" if launch is None else launch.command
+    return f"{command} train {runs.resuming(folder.path)}"
 
 
 def _differing(others: Mapping[str, Any], preset: Experiment) -> str:

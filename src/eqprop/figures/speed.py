@@ -131,7 +131,7 @@ train one at a time (--workers 1), to quote them.
             for network in _networks(settings)
         ]
         for layers in settings.hidden_layers:
-            _compare([row for row in rows if row["hidden_layers"] == layers], settings.error)
+            _set_beside([row for row in rows if row["hidden_layers"] == layers], settings.error)
         return {"rows": rows}
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
@@ -244,7 +244,7 @@ def _row(network: _Network, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _compare(rows: Sequence[dict[str, Any]], error: float | None) -> None:
+def _set_beside(rows: Sequence[dict[str, Any]], error: float | None) -> None:
     """Fill in when each comes to E, and how many times as fast as the first real-time one."""
     if error is None:
         lowest = [row["lowest_error"] for row in rows]

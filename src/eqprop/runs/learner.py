@@ -8,6 +8,7 @@ import torch
 
 from eqprop.data.augmentation import Augmentation
 from eqprop.data.dataset import Dataset, Source
+from eqprop.distributed.ranks import Ranks
 from eqprop.errors import ConfigurationError
 from eqprop.estimators.estimator import Estimator
 from eqprop.networks.layered import LayeredNetwork
@@ -57,6 +58,7 @@ class Learner:
         data: Dataset,
         begun: Checkpoint | None = None,
         on_batch: Callable[[Running], None] = lambda _: None,
+        ranks: Ranks | None = None,
     ) -> Iterator[Metrics]:
         """Train to the last epoch of the experiment.
 
@@ -65,10 +67,11 @@ class Learner:
         Args:
             begun: what the learner was restored from, if it was.
             on_batch: called after every mini-batch, and after each of the test.
+            ranks: the processes that share every mini-batch, each with so many threads.
 
         Raises:
             NonFiniteError: a state or a parameter stopped being finite.
-            Failure: the memory was too small.
+            Failure: the memory was too small; or, a RankError, another process has gone.
         """
         experiment = self.experiment
         done = 0 if begun is None else len(begun.history)
@@ -90,6 +93,7 @@ class Learner:
                 done=done,
                 unfinished=left,
                 on_batch=on_batch,
+                ranks=ranks,
             )
 
     def checkpoint(

@@ -14,8 +14,10 @@ from eqprop.core.models import ConvergentModel
 from eqprop.core.phases import relax
 from eqprop.core.settling import two_cycles
 from eqprop.data.dataset import Examples, Split, require_learnable
+from eqprop.distributed.ranks import Ranks
 from eqprop.summary import summary
 from eqprop.training.settled import AT_REST, Tally
+from eqprop.training.sharing import summed
 
 __all__ = ["Evaluation", "evaluate", "guessing_error", "predict"]
 
@@ -77,6 +79,7 @@ def evaluate(
     cost: Cost | None = None,
     batch_size: int = 500,
     on_batch: Callable[[int], None] = lambda _: None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Error and loss of the free steady state over a whole split.
 
@@ -88,13 +91,17 @@ def evaluate(
         batch_size: how many samples settle at once; the result does not depend on it, but for
             rounding.
         on_batch: called after every mini-batch, with the number of samples looked at so far.
+        ranks: the processes that share every mini-batch, see :func:`eqprop.distributed.start`; all
+            get the same. Alone if not given.
 
     Raises:
         TypeError: what is no model, no split or no cost, or a split in another dtype or on another
             device than the parameters.
         ValueError: a split without samples, with labels that are no output unit, or with pixels
             that are not finite.
+        RankError: another process has gone.
     """
+    ranks = ranks or Ranks()
     model = require_model(model)
     require_unchanging(model)
     units = math.prod(model.output_shape)
@@ -114,21 +121,33 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=label.device)
     worst: tuple[float, ...] = ()
     tally, cycling, looked_at = Tally(model.epsilon), 0, 0
-    for x, labels, *weights in split.batches(batch_size):
+    for batch in split.batches(batch_size):
+        x, labels, *weights = ranks.part(*batch)
         drive = model.drive(x)
         free = relax(model, x, free_steps, drive=drive, tolerance=tolerance)
         output = model.prediction(free.state)
-        wrong += split.missed(output, labels)
+        missed = split.missed(output, labels)
         target = split.targets(labels, units).to(output.dtype)
-        loss += (SampleWeighted(cost, weights[0]) if weights else cost)(output, target).sum()
+        costs = (SampleWeighted(cost, weights[0]) if weights else cost)(output, target).sum()
         worst = tuple(map(max, worst, free.residual)) if worst else free.residual
-        tally.add(free)
         limit = free.limits(AT_REST * model.epsilon)
         restless = free.moved.amax(1) > limit
+        to_and_fro = 0
         if restless.any():
-            cycling += int((two_cycles(model, drive, free, limit) & restless).sum())
-        looked_at += len(labels)
+            to_and_fro = int((two_cycles(model, drive, free, limit) & restless).sum())
+        if ranks.count == 1:
+            tally.add(free)
+        else:
+            of_all = summed(ranks, (missed, costs, to_and_fro), [(tally, [free])])
+            missed, costs = wrong.new_tensor(of_all[0]), loss.new_tensor(of_all[1])
+            to_and_fro = int(of_all[2])
+        wrong += missed
+        loss += costs
+        cycling += to_and_fro
+        looked_at += len(batch[1])
         on_batch(looked_at)
+    # With a sample that stands in, which is one of these, the largest is the same.
+    worst = tuple(map(max, zip(*ranks.gather(worst), strict=True)))
     samples, settled = looked_at, tally.settled()
     return Evaluation(
         error=100 * wrong.item() / samples,

@@ -4,6 +4,9 @@ It receives objects and hands back numbers; it reads no configuration and writes
 iterates over :func:`train` decides between two epochs what is stored, shown, or stopped, and by
 ``on_batch`` between two mini-batches: an epoch that was left there is an :class:`Unfinished` one,
 from which :func:`train` goes on bit for bit.
+
+Several processes may share the mini-batches, see :mod:`eqprop.distributed.ranks`: what is drawn is
+drawn for the whole mini-batch before it is split, and what is counted is summed over all of them.
 """
 
 import math
@@ -23,12 +26,14 @@ from eqprop.core.models import ConvergentModel
 from eqprop.core.stepping import NonFiniteError
 from eqprop.data.augmentation import Augmentation
 from eqprop.data.dataset import Dataset, Examples
+from eqprop.distributed.ranks import Ranks
 from eqprop.estimators.descent import require_no_closure
 from eqprop.estimators.estimator import Estimate, Estimator
 from eqprop.summary import summary
 from eqprop.training.evaluation import evaluate
 from eqprop.training.fitting import learnt_by, require_trainable, warn_of_unmoved
 from eqprop.training.settled import Tally
+from eqprop.training.sharing import require_in_step, summed
 
 __all__ = ["Metrics", "Running", "Unfinished", "train"]
 
@@ -135,8 +140,8 @@ class Running:
         started: when that was, by ``time.perf_counter``.
         free: how the free phases came to rest so far.
         nudged: how the nudged ones did.
-        estimate: of this mini-batch: its states, steps and whether they rest. None once all are
-            done and the test samples are looked at.
+        estimate: of this mini-batch, or of this process's share of it: its states, steps and
+            whether they rest. None once all are done and the test samples are looked at.
         tested: how many of these were, so far.
     """
 
@@ -190,6 +195,7 @@ def train(
     done: int = 0,
     unfinished: Unfinished | None = None,
     on_batch: Callable[[Running], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[Metrics]:
     """Train, yielding the metrics of every epoch.
 
@@ -211,6 +217,9 @@ def train(
             that it had when it was left, as are the model, the optimizer and the scheduler.
         on_batch: called after every mini-batch, and after each of the test. An exception of it
             ends the training; nothing is changed between two calls but by the mini-batch.
+        ranks: the processes that share every mini-batch, see
+            :func:`eqprop.distributed.start`; all train with the same arguments, and get the same
+            metrics, but for the seconds. Alone if not given.
 
     Raises:
         TypeError: an optimizer whose ``step`` needs a closure, such as LBFGS; what is no model,
@@ -220,6 +229,7 @@ def train(
             epoch that does not follow on those that are done, or is longer than these data.
         NonFiniteError: a state or a parameter stopped being finite; the model is then beyond
             rescue, and what was stored after the last epoch is the last good one.
+        RankError: another process has gone, or does something else.
 
     Warns:
         RuntimeWarning: nobody has iterated over what it returned.
@@ -252,6 +262,10 @@ def train(
             "unfinished: expected what running.unfinished() or a checkpoint gave, got "
             f"{type(unfinished).__name__}"
         )
+    if not isinstance(ranks, Ranks | None):
+        raise TypeError(
+            f"ranks: expected what eqprop.distributed.start() gives, got {type(ranks).__name__}"
+        )
     if generator is None:
         generator = torch.Generator(data.train.first[0].device).manual_seed(0)
     batches = data.train.count(batch_size)
@@ -274,6 +288,7 @@ def train(
             augmentation,
             unfinished,
             on_batch or (lambda _: None),
+            ranks or Ranks(),
         )
     )
 
@@ -311,7 +326,9 @@ def _epochs(
     augmentation: Augmentation | None,
     unfinished: Unfinished | None,
     on_batch: Callable[[Running], None],
+    ranks: Ranks,
 ) -> Iterator[Metrics]:
+    ranks.share(optimizer, model)
     images = data.train.first[0]
     eye = torch.eye(data.classes, dtype=images.dtype, device=images.device)
     batches = data.train.count(batch_size)
@@ -321,6 +338,7 @@ def _epochs(
     before, largest = learnt_by(model, optimizer), data.train.largest_weight
     for epoch in epochs:
         left = unfinished if unfinished is not None and unfinished.epoch == epoch else None
+        require_in_step(ranks, model, generator)
         began, parts = _order(data.train, batch_size, generator, left)
         started = time.perf_counter() - (left.seconds if left else 0.0)
         kind = torch.float64 if data.train.regression else torch.int64
@@ -333,9 +351,12 @@ def _epochs(
             epoch, earlier, batches, wrong, loss, samples, began, started, free, nudged, None
         )
         for batch, (x, labels, *weights) in enumerate(parts, earlier + 1):
-            weighing = estimator.weighing(weights[0], largest) if weights else estimator
+            # Of the whole mini-batch, so that all processes nudge alike and draw alike.
+            most = float(weights[0].max()) or 1.0 if weights and largest is None else largest
             if augmentation is not None:
                 x = augmentation(x, generator)
+            x, labels, *weights = ranks.part(x, labels, *weights)
+            weighing = estimator.weighing(weights[0], most) if weights else estimator
             target = labels if data.train.regression else eye[labels]
             if learns:
                 optimizer.zero_grad()
@@ -355,12 +376,20 @@ def _epochs(
                 scheduler.step()
             with torch.no_grad():
                 output = model.prediction(estimate.free.state)
-                wrong = wrong + data.train.missed(output, labels)
-                loss += weighing.cost(output, target).sum()
-            samples += len(labels)
-            free.add(estimate.free)
-            for phase in estimate.nudged:
-                nudged.add(phase)
+                missed = data.train.missed(output, labels)
+                cost, count = weighing.cost(output, target).sum(), len(labels)
+            if ranks.count == 1:
+                free.add(estimate.free)
+                for phase in estimate.nudged:
+                    nudged.add(phase)
+            else:
+                phases = (free, [estimate.free]), (nudged, estimate.nudged)
+                of_all = summed(ranks, (missed, cost, count), phases)
+                missed, cost = wrong.new_tensor(of_all[0]), loss.new_tensor(of_all[1])
+                count = int(of_all[2])
+            wrong = wrong + missed
+            loss += cost
+            samples += count
             now = replace(now, wrong=wrong, batch=batch, samples=samples, estimate=estimate)
             on_batch(now)
         if not samples:
@@ -379,6 +408,7 @@ def _epochs(
             tolerance=estimator.tolerance,
             cost=estimator.cost,
             on_batch=partial(_tested, on_batch, now),
+            ranks=ranks,
         )
         train_loss = loss.item() / samples
         # Only now, as an epoch may be left within its test.

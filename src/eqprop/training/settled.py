@@ -64,6 +64,18 @@ class Tally:
             # one, and an epoch of thousands took gigabytes.
             self.sums()
 
+    def empty(self) -> "Tally":
+        """Another one, by the same limit."""
+        other = Tally()
+        other._limit = self._limit
+        return other
+
+    def include(self, sums: Mapping[str, float]) -> None:
+        """What another one has found, by its :meth:`sums`."""
+        for name, number in sums.items():
+            ours = self._sums[name]
+            self._sums[name] = max(ours, int(number)) if name == "most" else ours + int(number)
+
     @torch.no_grad()
     def sums(self) -> dict[str, int]:
         """All that was added, in a few whole numbers."""

@@ -1,0 +1,5 @@
+"""One training shared among several processes: its mini-batches split, its gradients averaged."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
