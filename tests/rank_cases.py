@@ -114,7 +114,9 @@ class Learning:
         scheduler: Callable[..., Any] | None = None,
         data: Callable[[], Dataset[Examples]] = images,
         augmentation: Any = None,
+        batch_size: int = BATCH,
     ) -> None:
+        self.batch_size = batch_size
         self.model = model()
         self.optimizer = optimizer(self.model.parameters())
         self.estimator = estimator(self.optimizer)
@@ -145,7 +147,7 @@ class Learning:
                 self.optimizer,
                 self.data,
                 epochs=2,
-                batch_size=BATCH,
+                batch_size=self.batch_size,
                 generator=self.generator,
                 scheduler=self.scheduler,
                 augmentation=self.augmentation,
@@ -192,6 +194,7 @@ BY_CLASS = Weighted(SquaredError(), [1.0, 3.0, 0.5])
 
 LEARNING: dict[str, Callable[[], Learning]] = {
     "one-sided": Learning,
+    "an even last mini-batch": partial(Learning, batch_size=8),
     "random sign": partial(Learning, estimator=partial(ep, nudging="random-sign")),
     "symmetric": partial(Learning, estimator=partial(ep, nudging="symmetric")),
     "adam": partial(Learning, estimator=partial(ep, nudging="random-sign"), optimizer=ADAM),
