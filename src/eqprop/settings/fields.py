@@ -298,7 +298,7 @@ class Settings:
             return words
         if kind.item is bool:
             raise ConfigurationError(name, words, kind.expected)
-        if kind.optional and words == "none":
+        if kind.optional and words in ("none", ["none"]):
             return None
         try:
             if kind.several:
