@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
                 print(f"{name}: {FIGURES[name]}\n")
             words = {"text": table.keys, "keys": table.keys, "trailing": table.trailing}
             print_table(list(table.columns), table.words, **words)
-            print(f"{table.note}\n" if table.note else "")
+            print(f"\n{table.note}\n" if table.note else "")
         print(f"everything is in {reproduction.folder}")
     reproduction.require_whole()
     return 0

@@ -15,7 +15,7 @@ from eqprop.figures.figure import Figure, Table
 from eqprop.figures.reproduction import TRAINER, Known, Reproduction, Watcher, Work
 from eqprop.files import write_atomically
 from eqprop.registries import DATASETS, FIGURES
-from eqprop.settings.fields import Settings, different, setting
+from eqprop.settings.fields import Settings, different, seeds, setting
 
 __all__ = ["ALL", "AllSettings", "Everything"]
 
@@ -42,9 +42,7 @@ class AllSettings(Settings):
     seeds: tuple[int, ...] = setting(
         (0,),
         "of the initial weights and the order of the data, a trial each",
-        allowed=different(
-            "different whole numbers from 0 to 2^63 − 1", lambda n: 0 <= n < 2**63, lambda n: n > 0
-        ),
+        allowed=seeds(),
         shown="0; published: 5 trials",
     )
     recipe: tuple[Literal["published", "own"], ...] | None = setting(
@@ -96,7 +94,7 @@ Every published figure and table, one after the other. A network that several of
 trained once.
 
   eqprop reproduce all --quick               everything in minutes, right in kind
-  eqprop reproduce all --dry-run             what it would take here as published: weeks of one core
+  eqprop reproduce all --dry-run             what it would take here, as published
   eqprop reproduce all --items fig-1b speed  these two
 """
 

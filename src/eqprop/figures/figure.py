@@ -31,7 +31,7 @@ from eqprop import data
 from eqprop.figures.run import PlannedRun, Run
 from eqprop.settings.fields import Settings
 
-__all__ = ["COLUMNS", "Figure", "Table"]
+__all__ = ["COLUMNS", "Figure", "Table", "trained_on"]
 
 S = TypeVar("S", bound=Settings)
 
@@ -88,6 +88,12 @@ class Table(NamedTuple):
         out.writerow([header or name for header, name in columns.items()])
         out.writerows([row[name] for name in columns.values()] for row in self.rows)
         return written.getvalue()
+
+
+def trained_on(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a note says of their ``machine``, of which some have none."""
+    machines = dict.fromkeys(row["machine"] for row in rows if row["machine"])
+    return f"Trained on {' and '.join(machines)}." if machines else ""
 
 
 def _is_number(word: str) -> bool:

@@ -9,8 +9,8 @@ expected of which:
 - prototypical and convolutional: σ(∂Φ/∂s) is the gradient of no Φ, so the error levels off;
 - untied weights: as far as the Jacobian is not symmetric.
 
-Source: https://arxiv.org/abs/2005.04169, figure 1b; https://arxiv.org/abs/1905.13633, figures 3 and
-4; https://arxiv.org/abs/2005.04168, figure 3.
+Source: https://arxiv.org/abs/2005.04169, figure 1b; https://arxiv.org/abs/1905.13633, figures 2 to
+4; https://arxiv.org/abs/2005.04168, appendix E.
 """
 
 from collections.abc import Mapping, Sequence
@@ -94,7 +94,7 @@ Nothing is trained: networks as they begin, one mini-batch of MNIST, float64.
 """
     epilog = """\
 The relative error is ‖EP + BPTT‖ / ‖BPTT‖ over all steps and units; the angle lies between the
-total updates, over all weights. Where the premise fails, states.csv says why. See also `eqprop
+total updates, over all weights. Where the premise fails, fig-1b.csv says why. See also `eqprop
 theorem --help`, which looks at one network, or one of your own runs, closely.
 """
     settings = Figure1bSettings

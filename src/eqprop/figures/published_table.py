@@ -21,10 +21,10 @@ from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple, final
 
 from eqprop import pictures
-from eqprop.figures.figure import Figure, Table
-from eqprop.figures.run import PlannedRun, Run, length_said
+from eqprop.figures.figure import Figure, Table, trained_on
+from eqprop.figures.run import PlannedRun, Run, length_said, machines
 from eqprop.registries import DATASETS
-from eqprop.settings.fields import Settings, different, setting, whole
+from eqprop.settings.fields import Settings, different, seeds, setting, whole
 from eqprop.settings.presets import PRESETS, preset
 
 __all__ = [
@@ -103,9 +103,7 @@ class TableSettings(Settings):
     seeds: tuple[int, ...] = setting(
         (0,),
         "of the initial weights and the order of the data, a run each",
-        allowed=different(
-            "different whole numbers from 0 to 2^63 − 1", lambda n: 0 <= n < 2**63, lambda n: n > 0
-        ),
+        allowed=seeds(),
         shown="0; published: 5 trials",
     )
     epochs: int | None = setting(
@@ -217,9 +215,16 @@ deviations, or where training was cut short.
                 for remark, of in row["remarks"].items()
                 if remark
             )
-        machines = dict.fromkeys(line["machine"] for line in result["lines"] if line["machine"])
-        note = f"Trained on {' and '.join(machines)}." if machines else ""
-        return [Table(list(rows.values()), {**columns, "": "remark"}, 2, 1, note, details)]
+        return [
+            Table(
+                list(rows.values()),
+                {**columns, "": "remark"},
+                keys=2,
+                trailing=1,
+                note=trained_on(result["lines"]),
+                details=details,
+            )
+        ]
 
     def draw(self, settings: TableSettings, result: Mapping[str, Any], folder: Path) -> None:
         """Published and own test errors, a line each; nothing before the first run is done."""
@@ -335,7 +340,7 @@ def _line(settings: TableSettings, line: _Line, runs: Sequence[Run]) -> dict[str
         "n": len(done),
         "epochs": runs[0].wanted if runs else None,
         "seconds": None,
-        "machine": " and ".join(dict.fromkeys(run.machine for run in done if run.machine)) or None,
+        "machine": machines(done),
         "remark": line.why,
     }
     if done:

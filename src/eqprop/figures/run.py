@@ -16,7 +16,7 @@ from eqprop.files import write_atomically
 from eqprop.settings.experiment import Experiment
 from eqprop.settings.presets import preset
 
-__all__ = ["PlannedRun", "Run", "length_said"]
+__all__ = ["PlannedRun", "Run", "length_said", "machines"]
 
 _FREE = ("epochs", "threads")
 """Settings that nothing before training depends on, and that may change when a run goes on."""
@@ -259,3 +259,8 @@ class Run:
             return found if same and accepts(found) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+
+
+def machines(of: Sequence[Run]) -> str | None:
+    """On what these were begun, each machine once; none before."""
+    return " and ".join(dict.fromkeys(run.machine for run in of if run.machine)) or None

@@ -22,10 +22,10 @@ from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple, final
 
 from eqprop import pictures
-from eqprop.figures.figure import Figure, Table
-from eqprop.figures.run import PlannedRun, Run, length_said
+from eqprop.figures.figure import Figure, Table, trained_on
+from eqprop.figures.run import PlannedRun, Run, length_said, machines
 from eqprop.registries import DATASETS
-from eqprop.settings.fields import Allowed, Settings, different, setting, whole
+from eqprop.settings.fields import Allowed, Settings, different, seeds, setting, whole
 from eqprop.settings.presets import PRESETS
 
 __all__ = ["SPEED", "Speed", "SpeedSettings"]
@@ -48,6 +48,8 @@ _COLUMNS = {
     "s to E": "seconds_to_error",
     "times as fast": "factor",
 }
+
+_DETAILS = {"± s to E": "spread_of_seconds", "n": "n", "machine": "machine"}
 
 
 class _Network(NamedTuple):
@@ -87,9 +89,7 @@ class SpeedSettings(Settings):
     seeds: tuple[int, ...] = setting(
         (0,),
         "of the initial weights and the order of the data, a run each",
-        allowed=different(
-            "different whole numbers from 0 to 2^63 − 1", lambda n: 0 <= n < 2**63, lambda n: n > 0
-        ),
+        allowed=seeds(),
     )
     epochs: int | None = setting(
         None,
@@ -111,8 +111,8 @@ published. Here both are trained, with the published settings and by our own rec
 to equal test error is what counts.
 
   eqprop reproduce speed --quick              two epochs, some minutes
-  eqprop reproduce speed --workers 1          one hidden layer, half an hour of one core
-  eqprop reproduce speed --hidden-layers 1 2  both depths, as published: most of a day
+  eqprop reproduce speed --workers 1          one hidden layer, one run at a time
+  eqprop reproduce speed --hidden-layers 1 2  both depths; see --dry-run first
 """
     epilog = """\
 E is the lowest test error that all networks of a depth come to, or --error. Seconds are those of
@@ -135,17 +135,26 @@ train one at a time (--workers 1), to quote them.
         return {"rows": rows}
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
-        factors = (
-            f"{_PUBLISHED[layers]} with {layers} hidden layer{'s' * (layers > 1)}"
-            for layers in dict.fromkeys(row["hidden_layers"] for row in result["rows"])
-        )
-        note = (
+        rows = result["rows"]
+        depths = {
+            layers: f"{layers} hidden layer{'s' * (layers > 1)}"
+            for layers in dict.fromkeys(row["hidden_layers"] for row in rows)
+        }
+        factors = (f"{_PUBLISHED[layers]} with {said}" for layers, said in depths.items())
+        note = [
             "Times as fast as the first real-time network of the same depth. Published, at equal "
             f"epochs: {', '.join(factors)}."
-        )
-        machines = dict.fromkeys(row["machine"] for row in result["rows"] if row["machine"])
-        note += f" Trained on {' and '.join(machines)}." if machines else ""
-        return [Table(result["rows"], _COLUMNS, 3, 0, note, {"machine": "machine", "n": "n"})]
+        ]
+        known = {(row["hidden_layers"], row["dynamics"], row["recipe"]) for row in rows}
+        own = any(row["recipe"] == "own" for row in rows)
+        note += [
+            f"There is no recipe of our own for {dynamics} with {said}."
+            for layers, said in depths.items()
+            for dynamics in _DYNAMICS.values()
+            if own and (layers, dynamics, "own") not in known
+        ]
+        said = " ".join(filter(None, (*note, trained_on(rows))))
+        return [Table(rows, _COLUMNS, keys=3, note=said, details=_DETAILS)]
 
     def draw(self, settings: SpeedSettings, result: Mapping[str, Any], folder: Path) -> None:
         """Test error against seconds, a panel per depth."""
@@ -240,7 +249,7 @@ def _row(network: _Network, runs: Sequence[Run]) -> dict[str, Any]:
         "seconds_to_error": None,
         "spread_of_seconds": None,
         "factor": None,
-        "machine": " and ".join(dict.fromkeys(run.machine for run in done if run.machine)) or None,
+        "machine": machines(done),
     }
 
 
@@ -263,11 +272,7 @@ def _set_beside(rows: Sequence[dict[str, Any]], error: float | None) -> None:
         row["epochs_to_error"] = fmean(n + 1 for n in reached if n is not None)
         row["seconds_to_error"] = fmean(seconds)
         row["spread_of_seconds"] = stdev(seconds) if len(seconds) > 1 else None
-    slow = [
-        row["seconds_to_error"]
-        for row in rows
-        if row["dynamics"] == "real time" and row["seconds_to_error"] is not None
-    ]
+    slow = next((row for row in rows if row["dynamics"] == "real time"), None)
     for row in rows:
-        if slow and row["seconds_to_error"] is not None:
-            row["factor"] = slow[0] / row["seconds_to_error"]
+        if slow and slow["seconds_to_error"] and row["seconds_to_error"]:
+            row["factor"] = slow["seconds_to_error"] / row["seconds_to_error"]

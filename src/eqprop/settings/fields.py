@@ -44,6 +44,7 @@ __all__ = [
     "nonzero",
     "number",
     "options_of",
+    "seeds",
     "setting",
     "whole",
 ]
@@ -96,6 +97,12 @@ def different(
         return len(set(items)) == len(items) and counts(len(items)) and all(map(test, items))
 
     return Allowed(right, expected)
+
+
+def seeds() -> Allowed:
+    """One for every trial."""
+    said = "different whole numbers from 0 to 2^63 − 1"
+    return different(said, lambda n: 0 <= n < 2**63, lambda n: n > 0)
 
 
 def device() -> Allowed:
