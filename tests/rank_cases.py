@@ -2,9 +2,10 @@
 
 ::
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=… MASTER_PORT=… python rank_cases.py FILE
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=… MASTER_PORT=… python rank_cases.py FOLDER
 
-runs all cases, of which the first process writes what they came to.
+runs every case whose name it is told, one to a line; the first process says of each, in a line of
+its own, into which file it has written what the case came to.
 """
 
 import sys
@@ -39,6 +40,7 @@ BATCH = 5
 """Of 16 samples: the last mini-batch has one, fewer than there are processes."""
 
 Found = dict[str, Tensor]
+Case = Callable[[Ranks, Path], Found]
 
 
 def images(weights: bool = False, regression: bool = False) -> Dataset:
@@ -259,6 +261,9 @@ def followed(ranks: Ranks) -> Found:
     """Processes that begin from different weights begin from those of the first."""
     torch.manual_seed(ranks.rank)
     linear, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    # Neither is in memory as it is written: what was sent must come back to where it was.
+    for module in (linear, other):
+        module.weight = nn.Parameter(module.weight.detach().t().contiguous().t())
     other.register_buffer("mask", torch.randint(2, (4,)).bool())
     ranks.share(SGD([linear.weight]), nn.ModuleList([linear, other]))
     return {**linear.state_dict(), **{f"other {n}": p for n, p in other.state_dict().items()}}
@@ -334,42 +339,63 @@ def closure(ranks: Ranks) -> None:
     optimizer.step(lambda: 0.0)
 
 
-def run(ranks: Ranks, folder: Path) -> dict[str, Found]:
-    """All cases, in every process; checkpoints are left by the first, and read by all."""
-    found = {name: make().learn(ranks) for name, make in LEARNING.items()}
+def going_on(of: str, calls: int, from_one: bool) -> Case:
+    """From where an epoch was left after so many mini-batches: by one process, or by as many."""
+
+    def case(ranks: Ranks, folder: Path) -> Found:
+        left = folder / f"{1 if from_one else ranks.count}-{of}-{calls}"
+        if not from_one:
+            learning = LEARNING[of]()
+            learning.learn(ranks, calls=calls)
+            if ranks.first:
+                learning.checkpoint().save(left)
+            ranks.wait()
+        return LEARNING[of]().learn(ranks, Checkpoint.load(left))
+
+    return case
+
+
+def cases() -> dict[str, Case]:
+    """Everything that several processes can be told to do."""
+    found: dict[str, Case] = {
+        name: lambda ranks, _, make=make: make().learn(ranks) for name, make in LEARNING.items()
+    }
     for name in RESUMED:
         for calls in LEFT:
-            one = Checkpoint.load(folder / f"1-{name}-{calls}")
-            found[f"{name}, from one, {calls}"] = LEARNING[name]().learn(ranks, one)
-            left = LEARNING[name]()
-            left.learn(ranks, calls=calls)
-            if ranks.first:
-                left.checkpoint().save(folder / f"{ranks.count}-{name}-{calls}")
-            ranks.wait()
-            same = Checkpoint.load(folder / f"{ranks.count}-{name}-{calls}")
-            found[f"{name}, from as many, {calls}"] = LEARNING[name]().learn(ranks, same)
-    found |= {"own loop": own_loop(ranks), "own loop, descent": own_loop(ranks, SGD)}
-    found |= {"followed": followed(ranks), "gradients": gradients(ranks)}
-    found["stand-in"] = nothing_of_a_stand_in(ranks)
+            found[f"{name}, from one, {calls}"] = going_on(name, calls, True)
+            found[f"{name}, from as many, {calls}"] = going_on(name, calls, False)
     for name, estimator in (("drawing", Drawing), ("moving", Moving)):
-        learning = Learning(estimator=lambda _, of=estimator: of())
-        found[name] = refusal(ranks, partial(learning.learn, ranks))
-    found["closure"] = refusal(ranks, partial(closure, ranks))
-    found["nothing"] = refusal(ranks, ranks.part)
-    found["uneven"] = refusal(ranks, lambda: ranks.part(torch.zeros(2), torch.zeros(3)))
-    return found
+        found[name] = lambda ranks, _, of=estimator: refusal(
+            ranks, partial(Learning(estimator=lambda _: of()).learn, ranks)
+        )
+    return found | {
+        "own loop": lambda ranks, _: own_loop(ranks),
+        "own loop, descent": lambda ranks, _: own_loop(ranks, SGD),
+        "followed": lambda ranks, _: followed(ranks),
+        "gradients": lambda ranks, _: gradients(ranks),
+        "stand-in": lambda ranks, _: nothing_of_a_stand_in(ranks),
+        "closure": lambda ranks, _: refusal(ranks, partial(closure, ranks)),
+        "nothing": lambda ranks, _: refusal(ranks, ranks.part),
+        "uneven": lambda ranks, _: refusal(
+            ranks, lambda: ranks.part(torch.zeros(2), torch.zeros(3))
+        ),
+    }
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = eqprop.distributed.start()
-    found = run(ranks, folder)
-    # All processes have come to the same, bit for bit.
-    for name, of in found.items():
-        for key, value in of.items():
-            ranks.require_alike(f"{name}, {key}", value.reshape(-1).view(torch.uint8), "why?")
-    if ranks.first:
-        torch.save(found, folder / f"found-{ranks.count}")
+    of = cases()
+    for line in sys.stdin:
+        name = line.strip()
+        found = of[name](ranks, folder)
+        # All processes have come to the same, bit for bit.
+        came_to = [value.reshape(-1).view(torch.uint8) for value in found.values()]
+        ranks.require_alike(name, torch.cat(came_to), "why?")
+        if ranks.first:
+            path = folder / f"found-{ranks.count}-{list(of).index(name)}"
+            torch.save(found, path)
+            print(path, flush=True)
     ranks.end()
 
 

@@ -73,7 +73,7 @@ def torchrun(*words: object, waits: int = 0, fails: int = 0) -> subprocess.Popen
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
     """Exit status, output, and what we have said ourselves, of all lines that were."""
     try:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=90)
     finally:
         process.kill()
     assert "Traceback (most recent call last):\n  File" not in err.split("torch/distributed")[0]
@@ -82,7 +82,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
 
 def at(rank: int, batch: int) -> int:
     """The number of the process of this rank, once it has come to a mini-batch."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         if (path := Path(f"rank-{rank}")).exists() and (said := path.read_text().split()):
             number, done = map(int, said)
@@ -118,7 +118,7 @@ def whole(run: Run) -> str:
 
 def test_two_processes_learn_what_one_does_and_the_first_shows_it(whole: str) -> None:
     process = torchrun(*FEW.split(), "--out", "r", "--json")
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
     assert [json.loads(line)["epoch"] for line in out.splitlines()] == [3]
     shown = [line for line in err.splitlines() if line.startswith(("digits", "train", "epoch"))]

@@ -1,9 +1,11 @@
 """Several processes learn what one does: every expectation here is what one process came to."""
 
 import os
+import select
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,46 @@ from eqprop.errors import ConfigurationError, UsageError
 from eqprop.training.loop import train
 from rank_cases import LEARNING, LEFT, RESUMED, Found, images
 
-COUNTS = (2, 3)
 
+class Results(dict[str, Found]):
+    """What so many processes came to in a case, once somebody asks; they wait for the next."""
 
-class Results(dict[int, dict[str, Found]]):
-    """What so many processes came to, once somebody asks."""
+    def __init__(self, count: int, folder: Path) -> None:
+        told = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+        told["MASTER_PORT"] = str(free_port())
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, rank_cases.__file__, str(folder)],
+                env={**os.environ, **told, "RANK": str(rank)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __missing__(self, name: str) -> Found:
+        for process in self.processes:
+            assert process.stdin
+            process.stdin.write(f"{name}\n")
+            process.stdin.flush()
+        first = self.processes[0].stdout
+        assert first
+        assert select.select([first], [], [], 100)[0], f"{name}: they wait for each other"
+        path = first.readline().strip()
+        assert path, f"{name}: the first process has ended"
+        self[name] = torch.load(path, weights_only=True)
+        return self[name]
 
-    def __missing__(self, count: int) -> dict[str, Found]:
-        self[count] = processes(count, self.folder)
-        return self[count]
+    def end(self) -> list[int]:
+        """Their exit statuses."""
+        try:
+            for process in self.processes:
+                process.communicate(timeout=100)
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [process.returncode for process in self.processes]
 
 
 def free_port() -> int:
@@ -50,24 +80,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def results(folder: Path) -> Results:
-    return Results(folder)
-
-
-def processes(count: int, folder: Path) -> dict[str, Found]:
-    told = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, rank_cases.__file__, str(folder)]
-    started = [
-        subprocess.Popen(command, env={**os.environ, **told, "RANK": str(rank)}, text=True)
-        for rank in range(count)
-    ]
-    try:
-        assert [process.wait(timeout=300) for process in started] == [0] * count
-    finally:
-        for process in started:
-            process.kill()
-    return torch.load(folder / f"found-{count}", weights_only=True)
+@pytest.fixture(scope="module", params=[2, 3])
+def results(request: pytest.FixtureRequest, folder: Path) -> Iterator[Results]:
+    results = Results(request.param, folder)
+    yield results
+    statuses = results.end()
+    # Those of a test that failed have failed too; it says why.
+    if not request.session.testsfailed:
+        assert statuses == [0] * request.param
 
 
 def assert_alike(found: Found, expected: Found) -> None:
@@ -77,70 +97,59 @@ def assert_alike(found: Found, expected: Found) -> None:
 
 
 @pytest.mark.parametrize("name", LEARNING)
-@pytest.mark.parametrize("count", COUNTS)
-def test_several_processes_learn_and_count_what_one_does(
-    results: Results, name: str, count: int
-) -> None:
-    assert_alike(results[count][name], LEARNING[name]().learn(None))
+def test_several_processes_learn_and_count_what_one_does(results: Results, name: str) -> None:
+    assert_alike(results[name], LEARNING[name]().learn(None))
 
 
 @pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize("count", COUNTS)
-def test_several_processes_go_on_where_one_has_left(
-    results: Results, name: str, count: int
-) -> None:
+def test_several_processes_go_on_where_one_has_left(results: Results, name: str) -> None:
     expected = LEARNING[name]().learn(None)
     for calls in LEFT:
-        assert_alike(results[count][f"{name}, from one, {calls}"], expected)
+        assert_alike(results[f"{name}, from one, {calls}"], expected)
 
 
 @pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize("count", COUNTS)
-def test_as_many_processes_go_on_bit_for_bit(results: Results, name: str, count: int) -> None:
-    expected = results[count][name]
+def test_as_many_processes_go_on_bit_for_bit(results: Results, name: str) -> None:
+    expected = results[name]
     for calls in LEFT:
-        found = results[count][f"{name}, from as many, {calls}"]
+        found = results[f"{name}, from as many, {calls}"]
         assert found.keys() == expected.keys()
         assert all(found[key].equal(value) for key, value in expected.items())
 
 
 @pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize("count", COUNTS)
 def test_one_process_goes_on_where_several_have_left(
-    results: Results, folder: Path, name: str, count: int
+    results: Results, folder: Path, name: str
 ) -> None:
-    assert results[count]
     expected = LEARNING[name]().learn(None)
     for calls in LEFT:
+        assert results[f"{name}, from as many, {calls}"]
+        count = len(results.processes)
         left = eqprop.Checkpoint.load(folder / f"{count}-{name}-{calls}")
         assert_alike(LEARNING[name]().learn(None, left), expected)
 
 
-@pytest.mark.parametrize("count", COUNTS)
-def test_a_loop_of_ones_own_learns_the_same(results: Results, count: int) -> None:
-    assert_alike(results[count]["own loop"], rank_cases.own_loop(Ranks()))
+def test_a_loop_of_ones_own_learns_the_same(results: Results) -> None:
+    assert_alike(results["own loop"], rank_cases.own_loop(Ranks()))
     alone = rank_cases.own_loop(Ranks(), rank_cases.SGD)
-    assert_alike(results[count]["own loop, descent"], alone)
+    assert_alike(results["own loop, descent"], alone)
 
 
-@pytest.mark.parametrize("count", COUNTS)
-def test_all_begin_from_the_weights_of_the_first(results: Results, count: int) -> None:
-    found, expected = results[count]["followed"], rank_cases.followed(Ranks())
+def test_all_begin_from_the_weights_of_the_first(results: Results) -> None:
+    found, expected = results["followed"], rank_cases.followed(Ranks())
     assert found.keys() == expected.keys()
     assert all(found[name].equal(value) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("count", COUNTS)
 def test_a_gradient_is_the_mean_over_samples_and_nothing_where_there_is_none(
-    results: Results, count: int
+    results: Results,
 ) -> None:
     """Of the numbers 1 … n the mean is (n + 1)/2; a step of rate 1 takes it away."""
     for case in ("gradients", "stand-in"):
-        for value in results[count][case].values():
+        for value in results[case].values():
             torch.testing.assert_close(value, torch.zeros(2))
 
 
-@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -152,9 +161,9 @@ def test_a_gradient_is_the_mean_over_samples_and_nothing_where_there_is_none(
     ],
 )
 def test_what_would_part_the_processes_is_refused_in_words(
-    results: Results, name: str, says: str, count: int
+    results: Results, name: str, says: str
 ) -> None:
-    said = bytes(results[count][name]["said"].tolist()).decode()
+    said = bytes(results[name]["said"].tolist()).decode()
     with pytest.raises(ValueError, match=says):
         raise ValueError(said)
 
