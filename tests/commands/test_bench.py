@@ -27,6 +27,7 @@ from eqprop.runs.own_process import in_own_process
 from eqprop.runs.parts import watched
 from eqprop.settings.experiment import Experiment
 from eqprop.settings.presets import PRESETS
+from linux_processes import children, needs_proc, running
 
 B, INPUT, HIDDEN, CLASSES, T, K = 6, 64, 24, 10, 7, 3
 SMALL = Experiment(hidden=(HIDDEN,), batch_size=B, free_steps=T, nudged_steps=K)
@@ -448,7 +449,7 @@ ALONE = (
 """Measures nothing, but waits for a process of its own."""
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+@needs_proc
 @pytest.mark.parametrize("begun", [True, False], ids=["measuring", "beginning"])
 @pytest.mark.parametrize("ended_by", ["SIGTERM", "SIGINT", "SIGKILL"])
 def test_no_process_is_left_of_a_command_that_was_ended(ended_by: str, begun: bool) -> None:
@@ -467,7 +468,7 @@ def test_no_process_is_left_of_a_command_that_was_ended(ended_by: str, begun: bo
     to(command.pid, getattr(signal, ended_by))
     _, err = command.communicate(timeout=20)
     patience = time.monotonic() + 10
-    while any(map(lives, started)):
+    while any(map(running, started)):
         assert time.monotonic() < patience, "a process has outlived the command"
         time.sleep(0.005)
     if ended_by != "SIGKILL":
@@ -477,16 +478,8 @@ def test_no_process_is_left_of_a_command_that_was_ended(ended_by: str, begun: bo
 
 def started_by(pid: int) -> list[int]:
     """The processes that one has started to measure."""
-    threads = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(child) for thread in threads for child in thread.read_text().split()]
-    return [c for c in found if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    mark = b"spawn_main"
+    return [c for c in children(pid) if mark in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 
 def twice(parent: int, tick: Callable[[str], None]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from eqprop.figures import Figure, PlannedRun, Reproduction, Work
 from eqprop.registries import FIGURES
 from eqprop.runs import cluster_job, work_off_on_cluster
 from eqprop.settings.fields import Settings, setting
+from linux_processes import parent, running
 
 submitit = pytest.importorskip("submitit", reason="needs eqprop[cluster]")
 if not Path("/proc/self/stat").exists():
@@ -244,17 +245,6 @@ def held(folder: Path, names: list[str] = NAMES) -> bool:
     """Whether all these runs are in their second epoch."""
     metrics = [folder / "out" / "runs" / name / "metrics.jsonl" for name in names]
     return all(path.exists() and path.read_text().count("\n") == 1 for path in metrics)
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
-    except OSError:
-        return False
 
 
 def training(folder: Path) -> dict[int, str]:

@@ -3,8 +3,15 @@
 import csv
 import json
 import math
+import os
+import random
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +34,7 @@ from eqprop.figures import (
 )
 from eqprop.figures.run import PlannedRun
 from eqprop.settings import PRESETS
+from linux_processes import children, needs_proc
 
 Command = Callable[..., tuple[int, str, str]]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -214,3 +222,57 @@ def test_a_plan_goes_by_what_a_mini_batch_takes_here(
         [0.01 * batches] * 3 + [0.02 * batches] * 3
     )
     assert [row["left"] for row in plan] == pytest.approx([4 * row["epoch"] for row in plan])
+
+
+@pytest.mark.exhaustive
+@needs_proc
+def test_ten_random_kills_of_the_command_and_its_runs_change_nothing_of_the_table(
+    tmp_path: Path,
+) -> None:
+    words = "reproduce table-1 --dataset digits --rows p-1h --estimators ep --seeds 0 1 2"
+    words += " --epochs 24 --workers 2 --json"
+
+    def command(folder: str) -> list[str]:
+        return [sys.executable, "-m", "eqprop", *words.split(), "--out", str(tmp_path / folder)]
+
+    def table(folder: str) -> dict[str, Any]:
+        done = subprocess.run(command(folder), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        # What a run took is its own, and so is when it was.
+        lines = [{**line, "seconds": None} for line in json.loads(done.stdout)["lines"]]
+        written = (tmp_path / folder / "table-1.csv").read_text()
+        seconds = re.compile(r"(?<=,24,)[\d.]+(?=,)")
+        return {"lines": lines, "csv": seconds.sub("s", written)}
+
+    def epochs() -> int:
+        files = (tmp_path / "killed").glob("runs/*/metrics.jsonl")
+        return sum(path.read_text().count("\n") for path in files)
+
+    draw, killed, process = random.Random(1), {True: 0, False: 0}, None
+    try:
+        for _ in range(10):
+            # Some have an epoch more to do, some are hit within the first.
+            until, deadline = epochs() + draw.randint(0, 4), time.monotonic() + 100
+            while True:
+                if process is None or process.poll() is not None:
+                    said = subprocess.DEVNULL
+                    process = subprocess.Popen(command("killed"), stdout=said, stderr=said)
+                runs = children(process.pid)
+                if runs and epochs() >= until:
+                    break
+                assert time.monotonic() < deadline, "nothing is left to kill, or nothing goes on"
+                time.sleep(0.02)
+            time.sleep(draw.uniform(0, 0.3))
+            itself = draw.random() < 0.5
+            with suppress(ProcessLookupError):
+                os.kill(process.pid if itself else draw.choice(runs), signal.SIGKILL)
+                killed[itself] += 1
+            if itself:
+                process.wait()
+        assert process is not None
+        process.wait(timeout=100)
+    finally:
+        if process is not None:
+            process.kill()
+    assert min(killed.values()) >= 3, "of the command and of runs"
+    assert table("killed") == table("undisturbed")

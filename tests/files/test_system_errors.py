@@ -19,6 +19,7 @@ from eqprop.errors import system_error
 from eqprop.files import naming, write_atomically
 from eqprop.runs.folder import RunFolder
 from eqprop.training.checkpoint import LAST, Checkpoint
+from linux_processes import children, needs_proc, running
 
 QUICK = ["--epochs", "2", "--hidden", "8", "--free-steps", "5", "--nudged-steps", "3"]
 
@@ -297,11 +298,7 @@ def test_a_full_disk_behind_standard_output_is_named(words: str) -> None:
     )
 
 
-def children(pid: int) -> list[int]:
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+@needs_proc
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["sigterm", "sigkill"])
 def test_a_bench_that_is_ended_takes_its_process_with_it(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "eqprop", "bench", "p-conv", "--random"]
@@ -318,17 +315,9 @@ def test_a_bench_that_is_ended_takes_its_process_with_it(number: signal.Signals)
     if number == signal.SIGTERM:
         assert process.returncode == 128 + number
         assert err.splitlines()[-1] == "eqprop: ended by SIGTERM"
-    while any(Path(f"/proc/{pid}/cmdline").exists() and _works(pid) for pid in started):
+    while any(map(running, started)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def _works(pid: int) -> bool:
-    """Whether it is more than the entry of a process that nobody has asked for yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
