@@ -26,10 +26,9 @@ BATCHES, WARM_UP = 200, 20
 
 def main() -> None:
     """Measure, and let the first process print."""
-    torch.set_num_threads(1)
     ranks = eqprop.distributed.start("cpu")
     for name in sys.argv[1:] or ["p-2h-fast", "p-conv-fast"]:
-        experiment = preset(name)
+        experiment = preset(name).override({"threads": 1})
         learner, data = build_learner(experiment), build_data(experiment)
         taken: list[float] = []
         last = time.perf_counter()

@@ -16,7 +16,7 @@ SMALL = Experiment(hidden=(8,), free_steps=3, nudged_steps=2, epochs=1)
 
 def chosen(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> int:
     """What is chosen where a mini-batch takes so long with so many threads."""
-    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(max(seconds))))
+    monkeypatch.setattr(threads, "available_cores", lambda: max(seconds))
     monkeypatch.setattr(threads, "seconds_per_batch", lambda *_: seconds[torch.get_num_threads()])
     return runs.fastest_threads(SMALL, runs.build_data(SMALL))
 
@@ -50,7 +50,7 @@ def test_the_choice_changes_nothing_but_the_threads(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(threads, "available_cores", lambda: 1)
     words = ["train", "--hidden=8", "--free-steps=3", "--nudged-steps=2", "--epochs=1", "--json"]
     found = []
     for own in (["--threads=7", "--auto-threads", "--out=auto"], ["--threads=1"]):

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from eqprop.cli import train
+from eqprop.core import counted
 from eqprop.runs.folder import RunFolder
+from eqprop.settings.work import available_cores
 from eqprop.training.checkpoint import Checkpoint
 from eqprop.training.loop import Running
 
@@ -117,7 +119,7 @@ def whole(run: Run) -> str:
 
 
 def test_two_processes_learn_what_one_does_and_the_first_shows_it(whole: str) -> None:
-    process = torchrun(*FEW.split(), "--out", "r", "--json")
+    process = torchrun(*FEW.split(), "--threads", "1024", "--out", "r", "--json")
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
     assert [json.loads(line)["epoch"] for line in out.splitlines()] == [3]
@@ -128,7 +130,10 @@ def test_two_processes_learn_what_one_does_and_the_first_shows_it(whole: str) ->
         *(["epoch", f"{epoch}/3"] for epoch in (1, 2, 3)),
     ]
     assert_alike("r", whole)
-    assert json.loads(Path("r/config.json").read_text())["environment"]["processes"] == 2
+    environment = json.loads(Path("r/config.json").read_text())["environment"]
+    each = max(1, available_cores() // 2)
+    assert (environment["processes"], environment["threads"]) == (2, each)
+    assert err.count(f"computing with {counted(each, 'CPU thread')} in each process inst") == 1
     assert Path("r/curves.png").exists()
 
 

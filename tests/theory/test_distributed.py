@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import rank_cases
 from eqprop.distributed.launch import launched
 from eqprop.distributed.ranks import Ranks
 from eqprop.errors import ConfigurationError, UsageError
+from eqprop.runs import build_data, build_learner
+from eqprop.settings import preset
 from eqprop.training.loop import train
 from rank_cases import LEARNING, LEFT, RESUMED, Found, images
 
@@ -183,6 +186,30 @@ def test_every_sample_is_in_one_share_and_shares_differ_by_one_at_most(
         seen += rows.tolist()[: ranks.samples]
     assert seen == batch.tolist()
     assert max(shares) - min(shares) <= 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "here", "threads", "each"),
+    [(8, 2, 2, 2), (8, 2, 16, 4), (2, 2, 2, 1), (1, 3, 1, 1), (1, 1, 2, 2)],
+)
+def test_the_processes_of_a_machine_have_no_more_threads_than_it_has_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, here: int, threads: int, each: int
+) -> None:
+    monkeypatch.setattr("eqprop.runs.machine.available_cores", lambda: cores)
+    experiment = preset("digits").override({"threads": threads, "hidden": (4,)})
+    learner, found = build_learner(experiment), []
+
+    def on_batch(_: eqprop.Running) -> None:
+        found.append(torch.get_num_threads())
+        raise InterruptedError
+
+    before = torch.get_num_threads()
+    try:
+        with suppress(InterruptedError):
+            list(learner.train(build_data(experiment), on_batch=on_batch, ranks=Ranks(here=here)))
+    finally:
+        torch.set_num_threads(before)
+    assert found == [each]
 
 
 def test_without_a_launcher_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,8 @@ def _begin(options: argparse.Namespace, changes: Mapping[str, Any]) -> int:
         path = ""
         if ranks.first:
             folder = runs.RunFolder(options.out or runs.new_folder(name, named))
-            machine = runs.environment(experiment.threads, experiment.device)
+            threads = runs.threads_each(experiment.threads, ranks.here)
+            machine = runs.environment(threads, experiment.device)
             if ranks.count > 1:
                 machine["processes"] = ranks.count
             begun.enter_context(folder.begun())
@@ -201,6 +202,12 @@ def _together(experiment: Experiment, *, auto_threads: bool = False) -> distribu
             "other's measurements; give --threads, of which every process has as many"
         )
     ranks = distributed.start(experiment.device)
+    each = runs.threads_each(experiment.threads, ranks.here)
+    if each < experiment.threads:
+        _say(
+            f"computing with {core.counted(each, 'CPU thread')} in each process instead of "
+            f"{experiment.threads}: the {ranks.here} processes here have no more cores"
+        )
     if ranks.count > experiment.batch_size:
         _say(
             f"warning: batch_size = {experiment.batch_size}: expected at least a sample for each "

@@ -40,14 +40,16 @@ class Ranks:
     Attributes:
         rank: which one it is, from 0.
         count: how many there are.
+        here: how many of them are on this machine.
         first: whether it is that which writes and shows.
         device: what it is to compute on.
         samples: how many of its last :meth:`part` count: none where it only stands in.
     """
 
-    def __init__(self, group: Group | None = None) -> None:
+    def __init__(self, group: Group | None = None, here: int = 1) -> None:
         self._group = group
         self.rank, self.count = (0, 1) if group is None else (group.rank, group.count)
+        self.here = here
         self.first = self.rank == 0
         self.device = torch.device("cpu") if group is None else group.device
         self.samples = 0
@@ -265,4 +267,4 @@ def start(device: Any = None) -> Ranks:
                 f"{where}: expected all {launch.count} processes to meet there, but they did not "
                 f"({str(error).strip().splitlines()[0]}); start them with torchrun"
             ) from None
-    return Ranks(Group(chosen))
+    return Ranks(Group(chosen), 1 if launch is None else launch.here)

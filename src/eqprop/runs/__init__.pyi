@@ -31,6 +31,7 @@ from .jobs import work_off as work_off
 from .learner import Learner as Learner
 from .learner import build_learner as build_learner
 from .machine import environment as environment
+from .machine import threads_each as threads_each
 from .memory import batch_memory as batch_memory
 from .memory import batch_memory_here as batch_memory_here
 from .memory import peak_mib as peak_mib

@@ -21,6 +21,7 @@ from eqprop.runs.build import (
     build_scheduler,
     torch_device,
 )
+from eqprop.runs.machine import threads_each
 from eqprop.runs.out_of_memory import enough_for
 from eqprop.settings.experiment import Experiment
 from eqprop.summary import summary
@@ -62,12 +63,13 @@ class Learner:
     ) -> Iterator[Metrics]:
         """Train to the last epoch of the experiment.
 
-        It sets the number of CPU threads to that of the experiment.
+        It sets the number of CPU threads to that of the experiment; to fewer where the processes of
+        this machine would have more than it has cores.
 
         Args:
             begun: what the learner was restored from, if it was.
             on_batch: called after every mini-batch, and after each of the test.
-            ranks: the processes that share every mini-batch, each with so many threads.
+            ranks: the processes that share every mini-batch.
 
         Raises:
             NonFiniteError: a state or a parameter stopped being finite.
@@ -78,7 +80,7 @@ class Learner:
         left = None if begun is None else begun.unfinished
         batches = -(-len(data.train) // experiment.batch_size)
         batch = done * batches + (0 if left is None else left.batch)
-        torch.set_num_threads(experiment.threads)
+        torch.set_num_threads(threads_each(experiment.threads, 1 if ranks is None else ranks.here))
         with enough_for(experiment):
             yield from train(
                 self.network,

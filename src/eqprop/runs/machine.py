@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["environment"]
+from eqprop.settings.work import available_cores
+
+__all__ = ["environment", "threads_each"]
 
 
 def environment(threads: int, device: str) -> dict[str, Any]:
@@ -29,6 +31,20 @@ def environment(threads: int, device: str) -> dict[str, Any]:
         "threads": threads,
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
     }
+
+
+def threads_each(threads: int, processes: int) -> int:
+    """Of the CPU, for each of so many processes of this machine: no more than it has cores.
+
+    Threads wait for each other, and of more than there are cores the most time goes by waiting.
+    One process has as many as were asked for.
+
+    Args:
+        threads: as settings have them.
+    """
+    if processes == 1:
+        return threads
+    return max(1, min(threads, available_cores() // processes))
 
 
 def _processor() -> str:

@@ -5,7 +5,6 @@ depends on the sizes of the layers and of the mini-batch, and on the machine; so
 train a few mini-batches each, and more of them are taken only while they are faster.
 """
 
-import os
 import time
 from itertools import islice
 
@@ -16,6 +15,7 @@ from eqprop.data.dataset import Dataset
 from eqprop.runs.learner import build_learner
 from eqprop.runs.out_of_memory import enough_for
 from eqprop.settings.experiment import Experiment
+from eqprop.settings.work import available_cores
 
 __all__ = ["fastest_threads", "seconds_per_batch"]
 
@@ -44,11 +44,10 @@ def fastest_threads(experiment: Experiment, data: Dataset) -> int:
     Raises:
         ConfigurationError, UsageError, Failure: as :func:`~eqprop.runs.learner.build_learner`.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     before = torch.get_num_threads()
     fastest, least = 1, float("inf")
     try:
-        for threads in _numbers(cores or 1):
+        for threads in _numbers(available_cores()):
             torch.set_num_threads(threads)
             seconds = seconds_per_batch(experiment, data)
             if seconds > _GAIN * least:

@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 
 from eqprop.settings.fields import Allowed, Settings, number, setting, whole
 
-__all__ = ["Work"]
+__all__ = ["Work", "available_cores"]
 
 _TIME = re.compile(r"[0-9]{1,7}|([0-9]{1,3}-)?[0-9]{1,4}:[0-5][0-9]:[0-5][0-9]")
 _ALL = 1024
@@ -106,9 +106,7 @@ class Work(Settings):
             return self.workers
         if self.cluster == "slurm":
             return _ALL
-        known = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-        return max(1, cores // self.cores)
+        return max(1, available_cores() // self.cores)
 
     @property
     def minutes(self) -> int:
@@ -119,6 +117,12 @@ class Work(Settings):
         """All settings, as JSON has them; those of a cluster only where there is one."""
         left_out = {"cluster", *_of_clusters()} if self.cluster is None else set[str]()
         return {n: value for n, value in super().to_json().items() if n not in left_out}
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def _of_clusters() -> list[str]:
