@@ -280,7 +280,7 @@ def jobs(folder: Path) -> dict[str, dict[str, str]]:
 def test_all_runs_are_one_array_that_asks_for_what_was_said(make: Make, slurm: Path) -> None:
     rows = make(
         "slurm", workers=2, partition="long", account="me", qos="low", constraint="avx512",
-        time="1-02:00:01", memory=2.5, gpus=1, cores=2,
+        time="1-02:00:01", memory=2.5, device="cuda", gpus=1, cores=2,
     )  # fmt: skip
     assert [(row["name"], row["epochs"], row["test_error"]) for row in rows] == [
         (name, 3, 17.0) for name in NAMES
@@ -301,6 +301,8 @@ def test_all_runs_are_one_array_that_asks_for_what_was_said(make: Make, slurm: P
     }
     for call in calls(slurm):
         assert (call["threads"], call["mkl"], call["resumes"]) == ("2", "2", False)
+        config = json.loads((slurm / "out" / "runs" / call["name"] / "config.json").read_text())
+        assert config["experiment"]["device"] == "cuda"
 
 
 def test_without_a_word_a_cluster_decides_and_all_run_at_once(make: Make, slurm: Path) -> None:
@@ -540,6 +542,14 @@ def test_a_damaged_memory_of_jobs_is_refused(make: Make, tmp_path: Path) -> None
         ),
         (["--cluster", "local", "--memory", "0"], "memory = 0.0: expected a number of GB above 0"),
         (["--cluster", "local", "--gpus", "-1"], "gpus = -1: expected a whole number from 0"),
+        (
+            ["--cluster", "slurm", "--gpus", "1"],
+            "gpus = 1: expected 0, as GPUs are for device = cu",
+        ),
+        (
+            ["--cluster", "slurm", "--device", "cuda"],
+            "gpus = 0: expected 1 or more with device = cuda",
+        ),
         (["--cluster", "slurm", "--account", "a b"], "account = a b: expected a name without"),
         (
             ["--cluster", "slurm"],
@@ -587,7 +597,7 @@ def test_the_time_is_written_as_slurm_has_it(said: str, minutes: int) -> None:
 
 
 def test_settings_of_a_cluster_are_stored_where_there_is_one() -> None:
-    assert Work(workers=2).to_json() == {"workers": 2}
+    assert Work(workers=2).to_json() == {"workers": 2, "device": "cpu"}
     stored = Work(cluster="slurm", partition="long").to_json()
     assert (stored["partition"], stored["time"]) == ("long", "08:00:00")
     assert Work.stored(stored) == Work(cluster="slurm", partition="long")

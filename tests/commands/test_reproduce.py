@@ -61,11 +61,11 @@ def reproduce(
     monkeypatch.setattr(Figure1c, "measure", lambda *_: measured(5.0, 6.0))
     monkeypatch.setattr(Figure1c, "draw", lambda *_: None)
 
-    def command(workers: int = 1, **settings: Any) -> dict[str, Any]:
+    def command(workers: int = 1, device: str = "cpu", **settings: Any) -> dict[str, Any]:
         reproduction = Reproduction(
             "fig-1c",
             Figure1cSettings(**{**SMALL, "angles": (0.0, 90.0), "epochs": (2,), **settings}),
-            Work(workers=workers),
+            Work(workers=workers, device=device),
             folder=tmp_path / "out",
             trainer=trainer,
         )
@@ -226,6 +226,19 @@ def test_a_run_stopped_midway_is_resumed_and_the_others_are_left_alone(
     (call,) = calls(tmp_path)
     assert call["name"] == NAMES[1]
     assert call["words"][1].startswith("--resume=")
+
+
+def test_runs_are_trained_where_it_is_asked_for_and_count_wherever_that_was(
+    reproduce: Reproduce, tmp_path: Path
+) -> None:
+    first = reproduce(device="cuda")
+    found = calls(tmp_path)
+    assert len(found) == len(first["rows"])
+    assert all("--device=cuda" in call["words"] for call in found)
+    reproduce(device="cpu")
+    assert calls(tmp_path) == []
+    reproduce(device="cpu", seeds=(0, 1))
+    assert not any("--device" in word for call in calls(tmp_path) for word in call["words"])
 
 
 def test_new_angles_join_those_there_are(reproduce: Reproduce, tmp_path: Path) -> None:
@@ -690,7 +703,7 @@ def test_a_figure_takes_a_class_and_a_line(
     result = json.loads((tmp_path / "runs" / "mine-digits" / "mine.json").read_text())
     assert json.loads(captured.out) == result
     assert result["settings"] == {
-        "dataset": "digits", "betas": [0.1, 0.3], "epochs": 2, "workers": 2
+        "dataset": "digits", "betas": [0.1, 0.3], "epochs": 2, "workers": 2, "device": "cpu"
     }  # fmt: skip
     assert [row["epochs"] for row in result["rows"]] == [2, 2]
     assert "beta-0.1: started, from epoch 2" in captured.err

@@ -127,7 +127,7 @@ class Reproduction:
         ]
 
     def plan(self, watcher: Watcher) -> list[dict[str, Any]]:
-        """What is to be trained, and about how long that takes here, on one core.
+        """What is to be trained, and about how long that takes here, on one core or one GPU.
 
         A mini-batch or more of every different experiment is timed, on its data; no folder is
         written, but for data sets that are downloaded.
@@ -145,9 +145,12 @@ class Reproduction:
         torch.set_num_threads(1)
         self._require_ours()
         datasets, seconds = self._load(), self._known.seconds
+        # What a cluster computes on need not be here.
+        device = self._work.device if self._work.cluster is None else "cpu"
+        alone = {"seed": 0, "epochs": 1, "threads": 1, "device": device}
         # Neither the seed nor the angle of the weights changes how long a mini-batch takes.
         alike = {
-            run.name: run.planned.experiment.override({"seed": 0, "epochs": 1, "threads": 1})
+            run.name: run.planned.experiment.override(alone)
             for run in self._runs
             if not run.finished
         }
@@ -325,7 +328,7 @@ class Reproduction:
             together = max(max(known, default=0.0), sum(known) / self._work.processes)
             watcher.show(self._runs, together if len(known) == len(left) else None)
 
-        jobs = [run.job(self._trainer, self._data_dir) for run in todo]
+        jobs = [run.job(self._trainer, self._data_dir, self._work.device) for run in todo]
         if self._work.cluster is not None:
             place, say = self.folder / "cluster", watcher.say
             runs.work_off_on_cluster(

@@ -18,8 +18,8 @@ from eqprop.settings.presets import preset
 
 __all__ = ["PlannedRun", "Run", "length_said", "machines"]
 
-_FREE = ("epochs", "threads")
-"""Settings that nothing before training depends on, and that may change when a run goes on."""
+_FREE = ("epochs", "threads", "device")
+"""Settings that nothing before training depends on, and that may change from run to run."""
 
 
 def length_said(epochs: int | None, whole: int, schedule: str) -> str:
@@ -206,13 +206,18 @@ class Run:
             f"{where}, {threads} thread{several}, eqprop {eqprop}, torch {torch}, Python {python}"
         )
 
-    def job(self, trainer: Sequence[str], data_dir: str | None) -> "runs.Job":
-        """What trains it, or goes on with it: the command ``trainer``, told what to train."""
+    def job(self, trainer: Sequence[str], data_dir: str | None, device: str) -> "runs.Job":
+        """What trains it, or goes on with it: the command ``trainer``, told what to train.
+
+        Args:
+            device: on which it is begun, and then goes on.
+        """
         place = [] if data_dir is None else [f"--data-dir={data_dir}"]
         path = self._folder.path
+        on = [] if device == self.planned.experiment.device else [f"--device={device}"]
         return runs.Job(
             self.name,
-            [*trainer, "train", *self.planned.words, f"--out={path}", *place],
+            [*trainer, "train", *self.planned.words, *on, f"--out={path}", *place],
             self.log,
             begun=self._folder.config,
             resuming=[*trainer, "train", f"--resume={path}", f"--epochs={self.wanted}", *place],

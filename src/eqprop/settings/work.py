@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal, final
 
-from eqprop.settings.fields import Allowed, Settings, number, setting, whole
+from eqprop.settings.fields import Allowed, Settings, device, number, setting, whole
 
 __all__ = ["Work", "available_cores"]
 
@@ -47,6 +47,14 @@ class Work(Settings):
         metavar="N",
         shown="one per core; on a Slurm cluster all",
     )
+    device: str = setting(
+        "cpu",
+        "what runs are trained on: cpu, cuda or cuda:N; those begun go on where they were",
+        allowed=device(),
+        group="machine",
+        since="0.1",
+        metavar="DEVICE",
+    )
     cluster: Literal["slurm", "local"] | None = setting(
         None,
         "where: slurm, as one array of jobs, submitted from here; local, the same on this machine "
@@ -79,7 +87,14 @@ class Work(Settings):
         since="0.1",
         metavar="GB",
     )
-    gpus: int = setting(0, "per run", allowed=whole(0, 64), group=_GROUP, since="0.1", metavar="N")
+    gpus: int = setting(
+        0,
+        "per run, for --device cuda",
+        allowed=whole(0, 64),
+        group=_GROUP,
+        since="0.1",
+        metavar="N",
+    )
     cores: int = setting(
         1,
         "per run, which never has more threads than these",
@@ -98,6 +113,13 @@ class Work(Settings):
             elif self.cluster != "slurm" and of in of_slurm:
                 expected = f"none with cluster = {self.cluster}, as it is for slurm"
                 self.require(of, getattr(self, of) == _default(of), expected)
+
+        if self.cluster == "slurm":
+            on_gpu = self.device != "cpu"
+            expected = "1 or more" if on_gpu else "0, as GPUs are for device = cuda,"
+            self.require(
+                "gpus", on_gpu == (self.gpus > 0), f"{expected} with device = {self.device}"
+            )
 
     @property
     def processes(self) -> int:
