@@ -36,7 +36,7 @@ metrics = folder / "metrics.jsonl"
 lines = metrics.read_text().splitlines() if metrics.exists() else []
 whole = [line for line in lines if line.endswith("}")]
 metrics.write_text("".join(line + "\\n" for line in whole))
-angle = float(folder.name.split("-")[4]) if "angle" in folder.name else 0.0
+angle = float(folder.name.partition("angle-")[2].partition("-")[0] or 0)
 for epoch in range(len(whole) + 1, int(options.epochs) + 1):
     time.sleep(float(os.environ.get("SECONDS_PER_EPOCH", "0")))
     if folder.name == os.environ.get("FAILS"):

@@ -29,11 +29,13 @@ from eqprop.errors import Failure, Stopped, UsageError
 from eqprop.estimators import BPTT, ContinualEP, EquilibriumPropagation
 from eqprop.figures import (
     FIGURE_1C,
+    TABLE_CEP,
     Figure,
     Figure1c,
     Figure1cSettings,
     PlannedRun,
     Reproduction,
+    TableCepSettings,
     Work,
 )
 from eqprop.registries import FIGURES
@@ -110,6 +112,16 @@ def test_two_numbers_of_epochs_are_for_one_and_two_hidden_layers() -> None:
         assert run.experiment.epochs == (3 if len(run.experiment.hidden) == 1 else 7)
     runs = FIGURE_1C.runs(Figure1cSettings(epochs=(4,)))
     assert {run.experiment.epochs for run in runs} == {4}
+
+
+def test_runs_by_our_own_recipe_are_those_of_the_tables() -> None:
+    tables = TABLE_CEP.runs(TableCepSettings(recipe=("own",), rows=("c-ep-1h", "p-2h"), epochs=3))
+    own = FIGURE_1C.runs(Figure1cSettings(recipe="own", epochs=(3,)))
+    assert {run.name for run in tables} <= {run.name for run in own}
+    assert {run.experiment for run in tables} <= {run.experiment for run in own}
+    quick = FIGURE_1C.runs(Figure1cSettings(quick=True))
+    assert {run.experiment.epochs for run in quick} == {1}
+    assert all(run.preset.endswith("-fast") for run in quick)
 
 
 def test_every_run_has_a_name_of_its_own() -> None:
@@ -515,18 +527,22 @@ def weights_angle(update: dict[str, torch.Tensor], gradient: dict[str, torch.Ten
     return math.degrees(math.acos(float(u @ v / (u.norm() * v.norm()))))
 
 
+@pytest.mark.parametrize("recipe", ["published", "own"])
 @pytest.mark.parametrize("index", range(4), ids=NAMES)
-def test_the_gradient_angle_is_that_of_the_first_step_of_training(index: int) -> None:
+def test_the_gradient_angle_is_that_of_the_first_step_of_training(index: int, recipe: Any) -> None:
     """The estimators that train, on the network that training starts from, agree with it."""
-    run = FIGURE_1C.runs(Figure1cSettings(**SMALL, angles=(0.0, 90.0), seeds=(3,)))[index]
+    settings = Figure1cSettings(**SMALL, angles=(0.0, 90.0), seeds=(3,), recipe=recipe)
+    run = FIGURE_1C.runs(settings)[index]
     run = replace(run, changes={**run.changes, "hidden": (32,)})
     experiment = run.experiment
     data = build_data(experiment)
     found = FIGURE_1C.measure(run, data)
 
-    x, labels = next(data.train.batches(20, torch.Generator().manual_seed(0)))
+    size = experiment.batch_size
+    x, labels = next(data.train.batches(size, torch.Generator().manual_seed(0)))
     x, y = x.double(), one_hot(labels, 10, torch.float64)
     T, K, beta = experiment.free_steps, experiment.nudged_steps, experiment.beta
+    nudging = "symmetric" if experiment.nudging == "symmetric" else "one-sided"
     network = build_network(experiment, data.input_shape, 10).double()
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     BPTT(T, K)(network, x, y)
@@ -535,7 +551,7 @@ def test_the_gradient_angle_is_that_of_the_first_step_of_training(index: int) ->
     optimizer = torch.optim.SGD(groups)
     optimizer.zero_grad()
     if experiment.estimator == "ep":
-        EquilibriumPropagation(T, K, beta)(network, x, y)
+        EquilibriumPropagation(T, K, beta, nudging)(network, x, y)
         optimizer.step()
     else:
         ContinualEP(optimizer, T, K, beta)(network, x, y)

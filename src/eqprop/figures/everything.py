@@ -65,9 +65,13 @@ class AllSettings(Settings):
         """Those of one figure; what it has not is left out."""
         known = figure.settings.__dataclass_fields__
         wanted: dict[str, Any] = {"quick": self.quick, "seeds": self.seeds, "seed": self.seeds[0]}
-        for name in ("dataset", "recipe"):
-            if getattr(self, name) is not None:
-                wanted[name] = getattr(self, name)
+        if self.dataset is not None:
+            wanted["dataset"] = self.dataset
+        if self.recipe is not None:
+            # Where there is room for one alone, both are no choice.
+            several = "recipe" in known and isinstance(known["recipe"].default, tuple)
+            if several or len(self.recipe) == 1:
+                wanted["recipe"] = self.recipe if several else self.recipe[0]
         return figure.settings(**{name: value for name, value in wanted.items() if name in known})
 
 

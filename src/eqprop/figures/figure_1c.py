@@ -2,8 +2,9 @@
 
 The gradient angle lies between Σ_t Δ_θ(t) of EP and −Σ_t ∇_θ(t) of backpropagation through time,
 over all weights put end to end, see :mod:`eqprop.analysis.agreement`. It is that of the network
-which training starts from, in float64, on one mini-batch, with the T, K, β (of positive sign) and,
-where updates are continual, the learning rates of the training.
+which training starts from, in float64, on one mini-batch, with the T, K, β (of positive sign where
+it is random) and, where updates are continual, the learning rates of the training; backward weights
+move at those of the forward ones.
 
 The published figure sums over t = 1 … K−1. In the step t = 0 nothing but the output layer moves, by
 its error: Δ_θ(0) and −∇_θ(0) are those of the last way up alone, the same whatever comes down, and
@@ -20,11 +21,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 from eqprop import analysis, data, pictures, runs
 from eqprop.figures.figure import COLUMNS, Figure, Table
-from eqprop.figures.run import PlannedRun, Run
+from eqprop.figures.run import PlannedRun, Run, length_said
 from eqprop.registries import DATASETS
 from eqprop.settings.fields import Settings, different, each, setting
 from eqprop.settings.presets import preset
@@ -89,12 +90,18 @@ class Figure1cSettings(Settings):
     """
 
     dataset: str = setting("mnist", "what to learn", choices=DATASETS, shown="mnist, as published")
+    recipe: Literal["published", "own"] | None = setting(
+        None,
+        "the published settings, or our own for the same networks: fewer steps and epochs",
+        since="0.1",
+        shown="published; own with --quick",
+    )
     epochs: tuple[int, ...] = setting(
         (),
         "passes over the training data: one number for all runs, or one for each of "
         "--hidden-layers",
         allowed=each("whole numbers of at least 1", lambda n: n >= 1),
-        shown="as published, 30 to 150; 1 with --quick",
+        shown="as in the recipe, published 30 to 150; 1 with --quick",
     )
     seeds: tuple[int, ...] = setting(
         (0,),
@@ -114,7 +121,9 @@ class Figure1cSettings(Settings):
         allowed=different("1, 2 or both, each once", lambda n: n in _LAYERS),
         shown="1 2; 1 with --quick",
     )
-    quick: bool = setting(False, "fewer angles, one hidden layer, one epoch: some minutes")
+    quick: bool = setting(
+        False, "fewer angles, one hidden layer, own recipes for one epoch: some minutes"
+    )
 
     @property
     def psi(self) -> tuple[float, ...]:
@@ -124,6 +133,11 @@ class Figure1cSettings(Settings):
             return tuple(step * n for n in range(round(180 / step) + 1))
         # There is no angle of −0.
         return tuple(map(abs, self.angles))
+
+    @property
+    def own(self) -> bool:
+        """Whether by recipes of our own."""
+        return self.quick if self.recipe is None else self.recipe == "own"
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -164,6 +178,7 @@ hidden layer, and 11 of 50 to 150 epochs with two. Scale it down to look first:
   eqprop reproduce fig-1c --quick                          some minutes on two cores
   eqprop reproduce fig-1c --dataset digits --epochs 5      no download, some minutes
   eqprop reproduce fig-1c --epochs 6 1                     about an hour of one core
+  eqprop reproduce fig-1c --recipe own                     all of it, in hours
   eqprop reproduce fig-1c --angles 0 45 90 --epochs 5 10   fewer networks; epochs per depth
   eqprop reproduce fig-1c --seeds 0 1 2 3 4                five trials, as published
 """
@@ -179,15 +194,17 @@ with it.
         for layers in settings.depths:
             epochs = settings.epochs_of(layers)
             for beginning, algorithm in _ALGORITHMS.items():
-                name = f"{beginning}-{layers}h"
-                common = {"dataset": settings.dataset, "epochs": epochs or preset(name).epochs}
+                name = f"{beginning}-{layers}h" + "-fast" * settings.own
+                of = preset(name)
+                common = {"dataset": settings.dataset, "epochs": epochs or of.epochs}
+                length = length_said(epochs, of.epochs, of.schedule)
                 angles = settings.psi if algorithm == "C-VF" else [None]
                 for seed in settings.seeds:
                     for angle in angles:
                         turned = {} if angle is None else {"weight_angle": angle}
                         said = "" if angle is None else f"-angle-{repr(angle).removesuffix('.0')}"
                         changes = {**common, **turned, "seed": seed}
-                        found.append(PlannedRun(f"{name}{said}-seed-{seed}", name, changes))
+                        found.append(PlannedRun(f"{name}{said}{length}-seed-{seed}", name, changes))
         return found
 
     def measure(self, run: PlannedRun, dataset: "data.Dataset") -> dict[str, Any]:
@@ -208,9 +225,19 @@ with it.
         free = analysis.free_phase(network, x, T, K)
         bptt = analysis.bptt_process(network, x, y, free_steps=T, nudged_steps=K, free=free)
         eta = experiment.learning_rates if experiment.estimator == "c-ep" else None
-        beta = abs(experiment.beta)
+        drawn = experiment.nudging == "random-sign"
+        beta = abs(experiment.beta) if drawn else experiment.beta
+        nudging = "symmetric" if experiment.nudging == "symmetric" else "one-sided"
         ep = analysis.ep_process(
-            network, x, y, free_steps=T, nudged_steps=K, beta=beta, eta=eta, free=free
+            network,
+            x,
+            y,
+            free_steps=T,
+            nudged_steps=K,
+            beta=beta,
+            nudging=nudging,
+            eta=eta,
+            free=free,
         )
         whole = analysis.compare(ep, bptt)
         later = analysis.compare(_later(ep), _later(bptt)).total_update_angle if K > 1 else math.nan
@@ -290,7 +317,9 @@ def _row(run: Run) -> dict[str, Any]:
     experiment, found = run.planned.experiment, run.measured or {}
     return {
         **run.row,
-        "algorithm": _ALGORITHMS[run.planned.preset.rpartition("-")[0]],
+        "algorithm": next(
+            said for name, said in _ALGORITHMS.items() if run.planned.preset.startswith(f"{name}-")
+        ),
         "hidden_layers": len(experiment.hidden),
         "weight_angle": experiment.weight_angle,
         "gradient_angle": found.get("degrees"),
@@ -375,7 +404,7 @@ def _caption(settings: Figure1cSettings, rows: Sequence[Mapping[str, Any]]) -> s
     several = len(settings.seeds) > 1
     seeds = f"seed{'s' * several} {', '.join(map(str, settings.seeds))}"
     return (
-        f"{settings.dataset}, {', '.join(lengths)}, {seeds}"
+        f"{settings.dataset}{', our own recipes' * settings.own}, {', '.join(lengths)}, {seeds}"
         f"{'; mean ± standard deviation' * several}\n{counted} networks; the free phase was "
         f"steady before training in {steady} of them"
     )
