@@ -623,6 +623,25 @@ def point(**changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
+@pytest.mark.parametrize(("error", "drawn"), [(10.0, False), (60.0, True)])
+def test_chance_is_drawn_where_some_network_comes_near_it(
+    error: float, drawn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    monkeypatch.setattr(
+        "eqprop.pictures.write_picture",
+        lambda picture, *_: found.append(len(picture.axes[0].get_legend_handles_labels()[1])),
+    )
+    result = {
+        "rows": [point(), point(weight_angle=0.0, test_error=error)],
+        "correlations": [
+            {"hidden_layers": 1, "points": "C-VF", "spearman": 1.0, "spearman_whole": 1.0, "n": 2}
+        ],
+    }
+    FIGURE_1C.draw(Figure1cSettings(**SMALL), result, tmp_path)
+    assert found == [1 + drawn] * 2, "beside C-VF"
+
+
 @pytest.mark.parametrize(
     "rows",
     [

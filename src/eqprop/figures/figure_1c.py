@@ -367,7 +367,9 @@ def _spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 def _draw_points(axes: "Axes", points: Sequence[Mapping[str, Any]], angle: str) -> Any:
     """Test errors against the angle; gives what has the colours of the C-VF networks."""
-    axes.axhline(_CHANCE, color="0.4", linestyle="--", linewidth=1, label="chance, 90 %")
+    # Where all learn, it would press them together.
+    if max((error for point in points for error in point["test_error"]), default=0) > _CHANCE / 2:
+        axes.axhline(_CHANCE, color="0.4", linestyle="--", linewidth=1, label="chance, 90 %")
     filled: list[tuple[float, float, float]] = []
     for point in points:
         values = point[angle], point["test_error"]
