@@ -40,7 +40,8 @@ def learn(x: Tensor, y: Tensor, weights: Sequence[Tensor]) -> None:
                 add(weights[layer], state[layer - 1].mT, RATE * (new - state[layer]))
             state[layer] = new
         if step >= FREE:
-            # The first connection follows through its drive, and is written down at the end.
+            # What it costs that the first weights move, though not what it comes to: the drive is
+            # changed in place of them, which are written once at the end.
             drive = drive + RATE * drive
     add(weights[0], x.mT, RATE * state[0])
 

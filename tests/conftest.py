@@ -3,11 +3,9 @@
 import os
 import signal
 
-# Whoever runs the tests in the background may have them ignored, and tests wait for their effect.
+# Whoever runs the tests in the background may have Ctrl-C ignored, and tests wait for its effect.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

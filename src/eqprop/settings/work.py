@@ -113,7 +113,6 @@ class Work(Settings):
             elif self.cluster != "slurm" and of in of_slurm:
                 expected = f"none with cluster = {self.cluster}, as it is for slurm"
                 self.require(of, getattr(self, of) == _default(of), expected)
-
         if self.cluster == "slurm":
             on_gpu = self.device != "cpu"
             expected = "1 or more" if on_gpu else "0, as GPUs are for device = cuda,"
