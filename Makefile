@@ -3,7 +3,7 @@
 PYTHON := $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: test check style types page modules defects
+.PHONY: test check style types page docs release modules defects
 
 test: style types page
 	$(PYTHON) -m pytest -q -n auto
@@ -18,11 +18,21 @@ style:
 types:
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
-# docs/architecture.md, from the code.
+# docs/explanation/architecture.md, from the code.
 page:
 	$(PYTHON) docs/architecture.py
 
-# docs/modules.md: what one may do with a module, tried.
+# The site, into docs/_build/html/index.html; what did not change is not run again.
+docs:
+	$(PYTHON) -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "look at docs/_build/html/index.html"
+
+# dist/: wheel and source archive, and the wheel tried in an environment of its own, without the source.
+release:
+	$(PYTHON) -m build
+	$(PYTHON) tests/try_release.py dist/*.whl
+
+# docs/reference/modules.md: what one may do with a module, tried.
 modules:
 	$(PYTHON) tests/module_operations.py
 

@@ -1,4 +1,4 @@
-"""Writes docs/architecture.md: the house as the code has it, from its docstrings and imports.
+"""Writes docs/explanation/architecture.md: the house as the code has it, from its docstrings.
 
 ::
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "src" / "eqprop"
-PAGE = HERE / "architecture.md"
+PAGE = HERE / "explanation" / "architecture.md"
 
 INTRODUCTION = """\
 # Architecture
@@ -80,15 +80,21 @@ def without_detours(below: dict[str, set[str]]) -> dict[str, set[str]]:
     }
 
 
-def page() -> str:
-    """All of docs/architecture.md."""
+def arrows() -> tuple[list[str], dict[str, set[str]]]:
+    """The rooms bottom up, and which of them each imports."""
     files = rooms()
     below = {
         room: {to for path in paths for to in imported(path) if to in files} - {room}
         for room, paths in files.items()
     }
     # Sorted, or the page would be another one each time.
-    order = list(TopologicalSorter({room: sorted(to) for room, to in below.items()}).static_order())
+    sorter = TopologicalSorter({room: sorted(to) for room, to in below.items()})
+    return list(sorter.static_order()), below
+
+
+def page() -> str:
+    """All of docs/explanation/architecture.md."""
+    files, (order, below) = rooms(), arrows()
     lines = [INTRODUCTION, "```mermaid", "graph TD"]
     for room, to in sorted(without_detours(below).items(), key=lambda item: -order.index(item[0])):
         lines += [f"    {room} --> {other}" for other in sorted(to, key=order.index)]
@@ -110,7 +116,9 @@ def page() -> str:
                 if path.name == "__init__.py":
                     continue
                 name = path.relative_to(PACKAGE / room).as_posix()
-                lines.append(f"| [{name}](../{path.relative_to(HERE.parent)}) | {summary(path)} |")
+                lines.append(
+                    f"| [{name}](../../{path.relative_to(HERE.parent)}) | {summary(path)} |"
+                )
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 """What one may do with a module: every operation on every network with every estimator.
 
-``python tests/module_operations.py`` writes the table of docs/modules.md; a test holds that it says
-what happens. An operation *works* if what is then learnt is what the obvious way learns: the same
+``python tests/module_operations.py`` writes the table of docs/reference/modules.md; a test holds that
+it says what happens. An operation *works* if what is then learnt is what the obvious way learns: the same
 estimator on a twin whose field and learning rule come from Φ (without one, from the contrast) by
 autograd alone. Otherwise it is refused in words, which the table quotes.
 """
@@ -27,7 +27,7 @@ from eqprop.estimators.recurrent_backprop import RecurrentBackprop
 from eqprop.networks.connections.chains import dense, untied
 from eqprop.networks.prototypical import PrototypicalNetwork
 
-PAGE = Path(__file__).parents[1] / "docs" / "modules.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "modules.md"
 
 
 def _prototypical() -> ConvergentModel:
@@ -256,7 +256,7 @@ def outcome(operation: str, network: str, estimator: str) -> str:
 
 
 def table() -> str:
-    """docs/modules.md."""
+    """docs/reference/modules.md."""
     words: dict[str, int] = {}
     lines = [
         "# What one may do with a module",

@@ -107,7 +107,7 @@ class Premise:
     What the free state still moves by, EP takes for an effect of the nudge. So the premise is said
     to hold as long as, in every layer, the last free transition and the K last ones moved no unit
     by more than a ``limit`` of what the nudge moves one by, in its largest step and in all. The
-    limit is 1 %, or |β| if that is smaller: the error that the finite nudge itself brings.
+    limit is 1 %, or ``|β|`` if that is smaller: the error that the finite nudge itself brings.
 
     What units that are held, or cross a kink, change is worked out in :mod:`eqprop.analysis.held`.
 

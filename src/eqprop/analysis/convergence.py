@@ -1,7 +1,7 @@
 r"""Convergence, seen from close by: what `eqprop show` draws.
 
 The free phase is watched step by step: the *residual* of a sample at step t is its last move,
-max |s_t − s_{t−1}| over the units, of a layer or of all of them. Every figure comes from one free
+max ``|s_t − s_{t−1}|`` over the units, of a layer or of all. Every figure comes from one free
 phase to the largest t; what it would have given had it ended earlier is read off on the way.
 
 A tolerance, with which a free phase may end early, plays no part here: all steps are taken.
@@ -49,7 +49,7 @@ class Phases:
             answers to the nudge, from which every synapse learns.
         symmetric: whether the nudge was.
         residual: the largest in step T, over all layers and samples: where it is not far below
-            |β| · difference, the difference also holds what was left of the free phase.
+            ``|β|`` · difference, the difference also holds what was left of the free phase.
     """
 
     free: State

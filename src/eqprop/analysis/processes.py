@@ -69,9 +69,9 @@ class FreePhase:
         state: s_* = s_T, from where EP is nudged.
         free_steps: T.
         nudged_steps: K.
-        residual: max |s_T − s_{T−1}| over the units of each layer: how far from converged.
-        moved: max |s_T − s_{T−k}| over the units of each layer and k = 1 … K: the theorem supposes
-            that it is 0.
+        residual: max ``|s_T − s_{T−1}|`` over the units of each layer: how far from converged.
+        moved: max ``|s_T − s_{T−k}|`` over the units of each layer and k = 1 … K: the theorem
+            supposes that it is 0.
         oscillating: whether the end goes to and fro between two states, into which layers that are
             all updated at once may fall: s_T is 100 times closer to s_{T−2} than to s_{T−1}.
         in_turn: whether a step updates some layers after others, see :mod:`eqprop.core.powers`.

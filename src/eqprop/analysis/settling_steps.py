@@ -3,10 +3,10 @@ r"""How many steps the phases need: the least T and K with which a network comes
 Of every sample are counted the transitions until it *rests*, in each of which no unit of it moves
 by more than the tolerance, see :mod:`eqprop.core.settling`: in the free phase from s₀ = 0, and in
 every nudged phase from where the free one came to rest, by the rules of
-:func:`~eqprop.core.phases.nudged_phase`: to tolerance · min(1, |β|), and not before the nudge can
-have come to every layer. Unless the nudge is symmetric, what is left of the free phase counts as
-its effect in what EP learns, and the free phase is to rest to the tolerance times that effect, as
-in :class:`~eqprop.estimators.ep.EquilibriumPropagation`.
+:func:`~eqprop.core.phases.nudged_phase`: to tolerance · min(1, ``|β|``), and not before the nudge
+can have come to every layer. Unless the nudge is symmetric, what is left of the free phase counts
+as its effect in what EP learns, and the free phase is to rest to the tolerance times that effect,
+as in :class:`~eqprop.estimators.ep.EquilibriumPropagation`.
 Samples that do not come to rest freely have no nudged phase. The least T
 that settles a share of the samples is then the number of transitions within which so many of them
 come to rest freely; and K likewise, in the nudged phase that takes longer.
@@ -209,7 +209,7 @@ def settling_steps(
         beta: β ≠ 0.
         most: how many transitions a sample may take in a phase.
         tolerance: at rest no unit moves by more than this, times ε, in one transition; in nudged
-            phases times min(1, |β|) too, and in the free phase, unless the nudge is symmetric,
+            phases times min(1, ``|β|``) too, and in the free phase, unless the nudge is symmetric,
             times its :meth:`~eqprop.core.nudging.Nudge.effect`.
         symmetric: count those of a nudged phase of −β too.
         cost: ℓ; the squared error if not given.

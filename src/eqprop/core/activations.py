@@ -1,12 +1,13 @@
 r"""Activation functions ρ, with their derivatives.
 
-====================  ===========================  =====================
-name                  ρ(s)                         ρ′(s)
-====================  ===========================  =====================
-``scaled-sigmoid``    1 / (1 + exp(−(4s − 2)))     4 ρ (1 − ρ)
-``hard-sigmoid``      min(max(s, 0), 1)            1 on [0, 1], else 0
-``tanh``              tanh(s)                      1 − ρ²
-====================  ===========================  =====================
+=====================  ===========================  =====================
+name                   ρ(s)                         ρ′(s)
+=====================  ===========================  =====================
+``scaled-sigmoid``     1 / (1 + exp(−(4s − 2)))     4 ρ (1 − ρ)
+``hard-sigmoid``       min(max(s, 0), 1)            1 on [0, 1], else 0
+``half-hard-sigmoid``  min(max(s/2, 0), 1)          ½ on [0, 2], else 0
+``tanh``               tanh(s)                      1 − ρ²
+=====================  ===========================  =====================
 
 The scaled sigmoid is the one of the published experiments: it maps [0, 1] onto most of [0, 1] with
 slope 1 in the middle. The slope of the hard sigmoid counts both ends in, as a state that starts at

@@ -9,13 +9,13 @@ receives a force −β ∂ℓ/∂s, added outside the activation::
 with a field f, and optionally an activation σ, a time step ε and clipping. Or the nudge acts
 *inside* the activation, σ(f + ε · force).
 
-=======================  ==================================================  ===================
-kind                     what a user writes                                  field f
-=======================  ==================================================  ===================
-:class:`PrimitiveModel`  a primitive function ``phi(x, state) -> (B,)``      ∂Φ/∂s
-:class:`EnergyModel`     an energy ``energy(x, state) -> (B,)``              s − ε ∂E/∂s
+=========================  ================================================  ===============
+kind                       what a user writes                                field f
+=========================  ================================================  ===============
+:class:`PrimitiveModel`    a primitive function ``phi(x, state) -> (B,)``    ∂Φ/∂s
+:class:`EnergyModel`       an energy ``energy(x, state) -> (B,)``            s − ε ∂E/∂s
 :class:`VectorFieldModel`  ``field(x, state) -> state``                      itself
-=======================  ==================================================  ===================
+=========================  ================================================  ===============
 
 With no activation and no clipping, a primitive model is *exact*: F is the gradient of Φ, and the
 theory holds to first order in β. With an activation (the *prototypical* setting) it is approximate.

@@ -66,10 +66,10 @@ class Nudge:
         return self._pull(state) * -self.beta
 
     def effect(self, state: State) -> Tensor:
-        """About how far it moves the layers below the output, (B,): a tenth of max |β ∂ℓ/∂ŷ|.
+        """About how far it moves the layers below the output, (B,): a tenth of max ``|β ∂ℓ/∂ŷ|``.
 
-        From a thousandth of |β|, where there is nothing left to learn, to a tenth of what a state
-        of [0, 1] can move by.
+        From a thousandth of ``|β|``, where there is nothing left to learn, to a tenth of what a
+        state of [0, 1] can move by.
         """
         strongest = self._pull(state).abs().flatten(1).amax(1)
         return _BELOW * (strongest.clamp(min=_LEARNT) * abs(self.beta)).clamp(max=1.0)

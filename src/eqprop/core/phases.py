@@ -129,8 +129,8 @@ def nudged_phase(
         nudge: the force on the output layer.
         free: s_*.
         drive: ``model.drive(x)`` where the caller has it already.
-        tolerance: as for :func:`relax`, times min(1, |β|): all movement is in proportion to β, and
-            under a weak nudge would be taken for rest before it has done anything. Nor does a
+        tolerance: as for :func:`relax`, times min(1, ``|β|``): all movement is in proportion to β,
+            and under a weak nudge would be taken for rest before it has done anything. Nor does a
             sample rest before the nudge can have come to every layer.
         check_every: how many transitions lie between two checks; the last one is always checked.
         update: called after every transition, see :func:`~eqprop.core.stepping.transitions`.

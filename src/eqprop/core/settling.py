@@ -15,8 +15,8 @@ distance left is about tolerance · λ / (1 − λ).
 
 What a free phase leaves goes on moving in the nudged one, and the difference of the two states
 takes it for an effect of the nudge. Where nothing cancels it, it has to be small against that
-effect, which is about a tenth of |β ∂ℓ/∂ŷ| in the layers below the output: the tolerance is then
-times :meth:`~eqprop.core.nudging.Nudge.effect` of the nudge that lies ahead, sample by sample.
+effect, which is about a tenth of ``|β ∂ℓ/∂ŷ|`` in the layers below the output: the tolerance is
+then times :meth:`~eqprop.core.nudging.Nudge.effect` of the nudge ahead, sample by sample.
 
 A state may go to and fro between two, at rest in no step though it comes back after two: a
 *two-cycle*. Synchronous updates are capable of it, as every layer answers to where the others
@@ -53,7 +53,7 @@ class Relaxation:
         state: the last state of every sample. Where gradients were enabled and no tolerance was
             asked for, autograd can follow it back; ``.detach()`` then gives the numbers alone.
         steps: the transitions each took, (B,).
-        moved: max |s_{t+1} − s_t| over the units of each layer in the last transition of each
+        moved: max ``|s_{t+1} − s_t|`` over the units of each layer in the last transition of each
             sample, (B, layers).
         limit: the largest of them at rest for each sample, (B,); none where a number of steps was
             asked for.
@@ -186,8 +186,8 @@ def two_cycles(
 ) -> Tensor:
     """Which samples go to and fro, (B,): not at rest, but back by half or more in two more steps.
 
-    That is, |s_{t+1} − s_t| > limit and |s_{t+2} − s_t| ≤ ½ |s_{t+1} − s_t|, all norms the largest
-    over the units. What goes to and fro by the rounding of its numbers alone is none.
+    That is, ``|s_{t+1} − s_t| > limit`` and ``|s_{t+2} − s_t| ≤ ½ |s_{t+1} − s_t|``, all norms the
+    largest over the units. What goes to and fro by the rounding of its numbers alone is none.
 
     Args:
         drive: ``model.drive(x)``.

@@ -125,7 +125,7 @@ def trajectory(model: ConvergentModel, x: Tensor, steps: int) -> tuple[State, ..
 
 @torch.no_grad()
 def movement(before: State, after: State) -> Tensor:
-    """max |s_{t+1} − s_t| over the units of each layer and sample, (B, layers)."""
+    """max ``|s_{t+1} − s_t|`` over the units of each layer and sample, (B, layers)."""
     moved = ((a - b).abs_() for b, a in zip(before, after, strict=True))
     return torch.stack([m.amax(1 if m.dim() == 2 else tuple(range(1, m.dim()))) for m in moved], 1)
 

@@ -188,6 +188,7 @@ ARCHIVES: dict[str, ArchiveSet] = {
         ),
     )
 }
+"""The data sets that come as archives of the format of MNIST, by name."""
 """The published archive sets, by name."""
 
 

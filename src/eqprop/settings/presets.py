@@ -268,6 +268,7 @@ PRESETS: dict[str, Preset] = {
         "8×8 digits, continual, untied weights", Experiment(**_DIGITS_C, weight_angle=0.0)
     ),
 }
+"""The experiments that have names, published ones and our own."""
 
 
 def preset(name: str) -> Experiment:

@@ -224,3 +224,4 @@ THEOREM_PRESETS: dict[str, TheoremPreset] = {
         **_published("digits", 150, 10, 0.01, (2e-5, 2e-4)),
     ),
 }
+"""The figures of the theorem that have names."""

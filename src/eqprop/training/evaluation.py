@@ -33,7 +33,7 @@ class Evaluation:
             says the mean ȳ of all.
         loss: mean cost, of samples that have weights times these; the error counts all alike.
         samples: how many were looked at.
-        residual: max |s_T − s_{T−1}| at the end of the free phase, over all samples, per layer.
+        residual: max ``|s_T − s_{T−1}|`` at the end of the free phase, over all samples, per layer.
         steps: the mean number of transitions of the free phase.
         most_steps: the largest.
         restless: samples whose free phase did not come to rest, in %; without a tolerance, to

@@ -60,7 +60,7 @@ class Metrics:
         most_nudged_steps: the largest.
         restless: training samples whose free phase did not come to rest, in %; without a
             tolerance, to :data:`~eqprop.training.settled.AT_REST`.
-        nudged_restless: the same of all nudged phases, to min(1, |β|) times that; a K that was
+        nudged_restless: the same of all nudged phases, to min(1, ``|β|``) times that; a K that was
             chosen to cut them short leaves many. None without any.
         test_restless: the same of the test samples, after the epoch.
         test_cycling: test samples that go to and fro between two states instead, in %.

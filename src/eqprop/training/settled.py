@@ -41,7 +41,8 @@ class Tally:
 
     Args:
         epsilon: the time step ε of the model.
-        beta: that of nudged phases. As with a tolerance, rest is then in proportion to min(1, |β|).
+        beta: that of nudged phases. As with a tolerance, rest is then in proportion to
+            ``min(1, |β|)``.
         earlier: the :meth:`sums` of another one, to go on from.
     """
 
