@@ -81,7 +81,7 @@ def pages() -> Iterator[tuple[str, str]]:
                     continue
                 lines += [f"## {name.removeprefix(whole.__name__ + '.')}", ""]
             lines += ["```{eval-rst}", f".. automodule:: {name}", ""]
-            if path.name != "__init__.py" or not whole.__file__.endswith("__init__.py"):
+            if path.name != "__init__.py":
                 for member in members:
                     lines += [*directive(*member, name), ""]
             lines += ["```", ""]

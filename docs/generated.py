@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import api_pages
-import jupytext
 import architecture_drawing
 import command_pages
+import jupytext
 import results_page
 import settings_pages
 import two_phases
@@ -52,7 +52,7 @@ def notebooks() -> Iterator[tuple[Path, str]]:
                 # A cell would have another name each time.
                 for i, cell in enumerate(notebook.cells):
                     cell["id"] = f"cell-{i}"
-                yield HERE / NOTEBOOKS / f"{page.stem}.ipynb", jupytext.writes(notebook, fmt="ipynb")
+                yield HERE / NOTEBOOKS / f"{page.stem}.ipynb", jupytext.writes(notebook, "ipynb")
 
 
 def offered(_: Sphinx, name: str, source: list[str]) -> None:

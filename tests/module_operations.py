@@ -1,9 +1,9 @@
 """What one may do with a module: every operation on every network with every estimator.
 
-``python tests/module_operations.py`` writes the table of docs/reference/modules.md; a test holds that
-it says what happens. An operation *works* if what is then learnt is what the obvious way learns: the same
-estimator on a twin whose field and learning rule come from Φ (without one, from the contrast) by
-autograd alone. Otherwise it is refused in words, which the table quotes.
+``python tests/module_operations.py`` writes the table of docs/reference/modules.md; a test holds
+that it says what happens. An operation *works* if what is then learnt is what the obvious way
+learns: the same estimator on a twin whose field and learning rule come from Φ (without one, from
+the contrast) by autograd alone. Otherwise it is refused in words, which the table quotes.
 """
 
 import copy

@@ -48,6 +48,7 @@ from .core.powers import Telescope as Telescope
 from .core.stepping import NonFiniteError as NonFiniteError
 from .core.stepping import transitions as transitions
 from .data.archives import DataError as DataError
+from .data.augmentation import random_flip as random_flip
 from .data.augmentation import random_shift as random_shift
 from .data.dataset import Dataset as Dataset
 from .data.dataset import Split as Split

@@ -170,7 +170,7 @@ def test_with_symmetric_nudging_the_difference_is_that_of_both_nudged_states(
     x, y = digits.images[:2], one_hot(digits.labels[:2], 10)
     steps: dict[str, Any] = {"free_steps": 8, "nudged_steps": 5}
     up, down = (phases(network, x, y, beta=beta, **steps) for beta in (0.3, -0.3))
-    both = phases(network, x, y, beta=0.3, symmetric=True, **steps)
+    both = phases(network, x, y, beta=0.3, nudging="symmetric", **steps)
     for index, difference in enumerate(both.difference):
         assert torch.equal(both.nudged[index], up.nudged[index])
         # The mean of the two one-sided ones.

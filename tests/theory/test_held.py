@@ -4,6 +4,7 @@ The expectations are those of :mod:`eqprop.analysis.held`, worked out to first o
 of first order falls as β.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -186,6 +187,34 @@ def test_a_prototypical_network_leaves_out_the_slope_of_the_output_alone() -> No
     assert compare(*processes(model, 1e-5)).parameters.overall.relative_error > 0.1
 
 
+@pytest.mark.parametrize("sizes", [(6, 8, 3), (6, 9, 8, 3)], ids=["one hidden", "two hidden"])
+def test_nudged_inside_a_prototypical_network_follows_the_gradient_of_its_parameters(
+    sizes: tuple[int, ...],
+) -> None:
+    """Δ_θ(t) = −∇_θ(t), and Δ_s(t) = −ρ′ ∇_s(t), ρ′ that of every unit at s_*."""
+    torch.manual_seed(0)
+    model = PrototypicalNetwork(dense(*sizes), nudge="inside").double()
+    x, _ = batch()
+    state = free_phase(model, x, **STEPS).state
+    with torch.no_grad():
+        fields = model.field(model.drive(x), state)
+    slopes = [SCALED_SIGMOID.derivative(field, SCALED_SIGMOID(field)) for field in fields]
+    betas, of_parameters, of_states = [1e-3, 1e-4, 1e-5], [], []
+    for beta in betas:
+        ep, bptt = processes(model, beta)
+        through = replace(
+            bptt, states=tuple(g * d for g, d in zip(bptt.states, slopes, strict=True))
+        )
+        found = compare(ep, through)
+        of_parameters.append(found.parameters.overall.relative_error)
+        of_states.append(found.states.overall.relative_error)
+    assert slope(betas, of_parameters) == pytest.approx(1, abs=0.05)
+    assert slope(betas, of_states) == pytest.approx(1, abs=0.05)
+    # Outside it does not.
+    model.nudge_place = "outside"
+    assert compare(*processes(model, 1e-5)).parameters.overall.relative_error > 0.1
+
+
 @pytest.mark.parametrize(
     ("make", "name", "said"),
     [
@@ -201,12 +230,27 @@ def test_a_prototypical_network_leaves_out_the_slope_of_the_output_alone() -> No
             "approximate (prototypical), F = ρ(∂Φ/∂s)",
         ),
         (
+            lambda: PrototypicalNetwork(dense(6, 3), nudge="inside"),
+            "approximate",
+            "approximate (prototypical), F = ρ(∂Φ/∂s), nudged inside of ρ",
+        ),
+        (
             lambda: RealTimeNetwork(untied(dense(6, 4, 3), 180), "tanh", updates="alternating"),
             "vector field",
             "vector field, F = f(s) from no Φ, weights 180° apart, layers updated in turn",
         ),
     ],
-    ids=["toy", "phi", "energy", "field", "real-time", "clipped", "prototypical", "untied"],
+    ids=[
+        "toy",
+        "phi",
+        "energy",
+        "field",
+        "real-time",
+        "clipped",
+        "prototypical",
+        "inside",
+        "untied",
+    ],
 )
 def test_a_model_is_said_to_be_what_it_is(make: Any, name: str, said: str) -> None:
     kind = model_kind(make())
@@ -217,3 +261,8 @@ def test_what_is_expected_of_an_exact_model_is_of_first_or_second_order() -> Non
     kind = model_kind(ToyModel())
     assert kind.expected() == "the error falls in proportion to β"
     assert kind.expected(symmetric=True) == "the error falls in proportion to β²"
+
+
+def test_what_is_expected_of_a_nudge_inside_is_said_of_parameters() -> None:
+    kind = model_kind(PrototypicalNetwork(dense(6, 3), nudge="inside"))
+    assert kind.expected().startswith("the error falls in proportion to β in parameters")

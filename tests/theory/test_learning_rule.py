@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from eqprop.core.models import ConvergentModel, State
+from eqprop.core.nudging import Nudging
 from eqprop.estimators.descent import is_plain_descent, learning_rates
-from eqprop.estimators.ep import EquilibriumPropagation, Nudging
+from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.networks.connections.chains import dense, untied
 from eqprop.networks.connections.connection import Ends, TiedConnection
 from eqprop.networks.connections.conv_pool import ConvPool

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from eqprop.analysis.processes import bptt_process, ep_process
 from eqprop.core.costs import Cost, CrossEntropy, SampleWeighted, SquaredError, Weighted
 from eqprop.core.models import NudgePlace
-from eqprop.core.nudging import Nudge
+from eqprop.core.nudging import Nudge, Nudging
 from eqprop.core.phases import relax
 from eqprop.data.dataset import Dataset, Split, load_dataset
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
-from eqprop.estimators.ep import EquilibriumPropagation, Nudging
+from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.recurrent_backprop import RecurrentBackprop
 from eqprop.networks.connections.chains import convolutional, dense
 from eqprop.networks.layered import LayeredNetwork, Updates

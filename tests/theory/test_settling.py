@@ -16,13 +16,13 @@ from torch import Tensor
 
 from eqprop.core.costs import SquaredError
 from eqprop.core.models import ConvergentModel, State, VectorFieldModel
-from eqprop.core.nudging import Nudge
+from eqprop.core.nudging import Nudge, Nudging
 from eqprop.core.phases import nudged_phase, relax
 from eqprop.core.settling import Relaxation, two_cycles
 from eqprop.core.stepping import NonFiniteError, trajectory
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
-from eqprop.estimators.ep import EquilibriumPropagation, Nudging
+from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimator
 from eqprop.estimators.recurrent_backprop import RecurrentBackprop
 from eqprop.networks.connections.chains import dense, untied

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -46,10 +47,13 @@ def column(*values: float) -> Tensor:
 
 
 def counted(
-    model: VectorFieldModel, x: Tensor, beta: float = 0.5, **settings: float
+    model: VectorFieldModel,
+    x: Tensor,
+    beta: float = 0.5,
+    target: float | None = None,
+    **settings: float | str,
 ) -> SettlingSteps:
     """One-sided unless it says otherwise; a free phase settles to the tolerance if symmetric."""
-    target = settings.pop("target", None)
     y = torch.ones_like(x) if target is None else torch.full_like(x, target)
     return settling_steps(model.double(), x, y, beta=beta, **{"most": 200, **settings})  # type: ignore[arg-type]
 
@@ -61,7 +65,7 @@ def counted(
 @pytest.mark.parametrize("tolerance", [1e-2, 3e-5])
 def test_t_is_what_the_rate_of_a_contraction_says(rate: float, tolerance: float) -> None:
     sizes = (1.0, 0.1, 7.0)
-    settings = {"beta": 0.01, "tolerance": tolerance, "most": 1000, "symmetric": True}
+    settings = {"beta": 0.01, "tolerance": tolerance, "most": 1000, "nudging": "symmetric"}
     found = counted(Shrinking(rate), column(*sizes), **settings)
     expected = [1 + math.ceil(math.log(tolerance / size) / math.log(rate)) for size in sizes]
     assert found.free.steps.tolist() == expected
@@ -75,7 +79,7 @@ def test_k_is_what_the_rate_under_the_nudge_says() -> None:
     assert found.nudged_steps == 1 + math.ceil(math.log(1e-3 / 3) / math.log(0.4))
     # Away from the target the rate is 0.6.
     both = counted(
-        Shrinking(0.5), column(1.0), beta=0.1, tolerance=1e-3, target=5.0, symmetric=True
+        Shrinking(0.5), column(1.0), beta=0.1, tolerance=1e-3, target=5.0, nudging="symmetric"
     )
     assert [phase.phase for phase in both.nudged] == [
         "nudged phase (beta +0.1)",
@@ -95,8 +99,8 @@ def test_a_symmetric_nudge_asks_less_of_the_free_phase(beta: float, missed: floa
     """
     rates = {"tolerance": 2**-9, "beta": beta, "most": 40}
     one_sided, symmetric = (
-        counted(Shrinking(0.5), column(1.0), target=2.0 + missed, symmetric=way, **rates)
-        for way in (False, True)
+        counted(Shrinking(0.5), column(1.0), target=2.0 + missed, nudging=way, **rates)
+        for way in ("one-sided", "symmetric")
     )
     assert symmetric.free_steps == 10
     # Step t moves by 2^(1−t).
@@ -106,7 +110,7 @@ def test_a_symmetric_nudge_asks_less_of_the_free_phase(beta: float, missed: floa
 
 def test_in_real_time_it_is_the_velocity_that_must_be_small() -> None:
     one, fifth = (
-        counted(Shrinking(0.5, epsilon=e), column(1.0), tolerance=2**-9 / e, symmetric=True)
+        counted(Shrinking(0.5, epsilon=e), column(1.0), tolerance=2**-9 / e, nudging="symmetric")
         for e in (1.0, 0.2)
     )
     # Step t moves by 2^(1−t), and is to by no more than 2^-9.
@@ -116,11 +120,11 @@ def test_in_real_time_it_is_the_velocity_that_must_be_small() -> None:
 def test_t_settles_the_share_and_one_step_less_does_not() -> None:
     # Sample n moves by 0.97 · 0.9^(t−1−n): to 1, it rests in step n + 1.
     x = column(*(0.97 * 0.9**-n for n in range(100)))
-    found = counted(Shrinking(0.9), x, tolerance=1.0, share=0.99, symmetric=True)
+    found = counted(Shrinking(0.9), x, tolerance=1.0, share=0.99, nudging="symmetric")
     assert found.free.steps.tolist() == list(range(1, 101))
     assert (found.free.least(0.5), found.free.least(0.9), found.free_steps) == (50, 90, 99)
     assert (found.free.within(99), found.free.within(98)) == (0.99, 0.98)
-    most = counted(Shrinking(0.9), x, tolerance=1.0, share=1.0, symmetric=True)
+    most = counted(Shrinking(0.9), x, tolerance=1.0, share=1.0, nudging="symmetric")
     assert most.free_steps == 100
 
 
@@ -212,7 +216,7 @@ def test_the_sentence_says_t_k_the_share_and_the_tolerance() -> None:
     # β = ¼ undoes the rate; −¼ makes ½ of it, and from s_* it moves by ¼ |1 − s_*| 2^(1−t). That is
     # 2^-5 · ¼ in step 6; of the first two, which rest nearer to the target of 1, in step 5.
     x = column(*(2.0**-n for n in range(200)))
-    found = counted(Shrinking(0.25), x, beta=0.25, tolerance=2**-5, symmetric=True)
+    found = counted(Shrinking(0.25), x, beta=0.25, tolerance=2**-5, nudging="symmetric")
     assert found.said == "T = 3 and K = 6 settle 99 % of the 200 samples to 0.03125"
     assert found.said_of(1, 5) == "T = 1 settles 97.5 %, K = 5 settles 1 %"
     assert found.said_of(nudged_steps=4) == "K = 4 settles 0 %"
@@ -220,7 +224,7 @@ def test_the_sentence_says_t_k_the_share_and_the_tolerance() -> None:
 
 def test_of_steps_beyond_those_looked_at_only_the_least_is_said() -> None:
     found = counted(
-        Shrinking(0.5), column(1.0, 0.0, 2.0**40), tolerance=1.0, most=3, symmetric=True
+        Shrinking(0.5), column(1.0, 0.0, 2.0**40), tolerance=1.0, most=3, nudging="symmetric"
     )
     assert found.said_of(3) == "T = 3 settles 66.6 %"
     assert found.said_of(4) == "T = 4 settles at least 66.6 %"
@@ -235,7 +239,7 @@ def test_only_all_are_100_percent() -> None:
 
 def test_the_numbers_of_a_file_are_those_of_the_samples() -> None:
     x = column(1.0, 0.0, 4.0)
-    settings = {"tolerance": 1.0, "share": 1.0, "symmetric": True}
+    settings = {"tolerance": 1.0, "share": 1.0, "nudging": "symmetric"}
     numbers = counted(Shrinking(0.5), x, most=3, **settings).to_json()
     assert numbers["free_steps"] == 3
     assert numbers["free"]["steps"] == [1, 1, 3]
@@ -258,7 +262,12 @@ def test_a_sample_rests_in_the_first_step_in_which_nothing_moves_by_more(
     torch.manual_seed(2)
     x, y = batch
     network = PrototypicalNetwork(dense(4, 6, 3)).double()
-    settings = {"beta": 0.5, "tolerance": 1e-7, "most": 300, "symmetric": symmetric}
+    settings = {
+        "beta": 0.5,
+        "tolerance": 1e-7,
+        "most": 300,
+        "nudging": "symmetric" if symmetric else "one-sided",
+    }
     found = settling_steps(network, x, y, **settings)  # type: ignore[arg-type]
     with torch.no_grad():
         path = trajectory(network, x, 300)
@@ -278,7 +287,7 @@ def test_a_sample_rests_in_the_first_step_in_which_nothing_moves_by_more(
 def test_the_steps_do_not_depend_on_the_company(batch: Batch) -> None:
     torch.manual_seed(2)
     network = PrototypicalNetwork(dense(4, 6, 3)).double()
-    settings = {"beta": -0.3, "tolerance": 1e-7, "most": 300, "symmetric": True}
+    settings = {"beta": -0.3, "tolerance": 1e-7, "most": 300, "nudging": "symmetric"}
     whole, parts = (
         settling_steps(network, *batch, batch_size=size, **settings)  # type: ignore[arg-type]
         for size in (7, 2)
@@ -294,11 +303,12 @@ def test_the_steps_do_not_depend_on_the_company(batch: Batch) -> None:
         ({"tolerance": -1.0}, "tolerance: expected a finite number >= 0, got -1"),
         ({"beta": 0.0}, "beta: expected a finite number other than 0"),
         ({"most": 0}, "most: expected at least 1 transition, got 0"),
+        ({"nudging": "both"}, "nudging: expected one of one-sided, random-sign, symmetric, got"),
         ({"share": 0.0}, "share: expected a number above 0 and up to 1, got 0"),
         ({"share": 1.1}, "share: expected a number above 0 and up to 1, got 1.1"),
     ],
 )
-def test_what_cannot_be_is_refused(settings: dict[str, float], said: str) -> None:
+def test_what_cannot_be_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         counted(Shrinking(0.5), column(1.0), **settings)
     with pytest.raises(ValueError, match="x: expected at least one sample"):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State, half_square_norm
-from eqprop.core.nudging import Nudge
+from eqprop.core.nudging import Nudge, Nudging
 from eqprop.core.phases import nudged_phase, relax
 from eqprop.estimators.bptt import BPTT
-from eqprop.estimators.ep import EquilibriumPropagation, Nudging
+from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimator
 from eqprop.estimators.recurrent_backprop import AdjointError, RecurrentBackprop
 from eqprop.networks.connections.chains import dense

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
-from eqprop.core.nudging import Nudge
+from eqprop.core.nudging import Nudge, Nudging, require_nudging
 from eqprop.core.phases import nudged_phase, relax
 from eqprop.core.stepping import movement, trajectory, transitions
 from eqprop.data.dataset import Split
@@ -119,7 +119,7 @@ def phases(
     free_steps: int,
     nudged_steps: int,
     beta: float,
-    symmetric: bool = False,
+    nudging: Nudging = "one-sided",
     cost: Cost | None = None,
 ) -> Phases:
     """Settle freely, then nudged towards the target (away from it where β < 0).
@@ -130,9 +130,13 @@ def phases(
         free_steps: T.
         nudged_steps: K.
         beta: β ≠ 0.
-        symmetric: compare with the state nudged by −β, not with the free one.
+        nudging: ``symmetric`` compares with the state nudged by −β, not with the free one.
         cost: ℓ; the squared error if not given.
+
+    Raises:
+        ValueError: another nudging, β = 0, or no steps.
     """
+    require_nudging(nudging)
     drive = model.drive(x)
     free = relax(model, x, free_steps, drive=drive)
 
@@ -141,6 +145,7 @@ def phases(
         return nudged_phase(model, x, nudged_steps, nudge, free.state, drive=drive).state
 
     nudged = nudged_by(beta)
+    symmetric = nudging == "symmetric"
     other, apart = (nudged_by(-beta), 2 * beta) if symmetric else (free.state, beta)
     difference = tuple((b - a) / apart for a, b in zip(other, nudged, strict=True))
     return Phases(free.state, nudged, difference, symmetric, max(free.residual))

@@ -6,9 +6,18 @@ kind             F                                            the error, as β �
 exact            ∂Φ/∂s                                        falls as β, as β² if symmetric
 approximate      σ(∂Φ/∂s), the gradient of no Φ               levels off: EP leaves out the σ′ of
                  (prototypical)                               the output layer
+the same, the    σ(∂Φ/∂s − β ∂ℓ/∂s)                           of parameters falls likewise; states
+nudge inside                                                  are off by σ′
 vector field     comes from no Φ                              levels off, as far as the Jacobian of
                                                               F is not symmetric
 ===============  ===========================================  =====================================
+
+A nudge inside of σ makes prototypical networks follow the gradient of their parameters, step by
+step. With A the Jacobian of ∂Φ/∂s, which is symmetric, and D that of σ, both at s_*, the Jacobian
+of F is D A, and BPTT goes by ∇_s(t+1) = A D ∇_s(t) from ∇_s(0) = ∂ℓ/∂s. The nudged phase moves by
+s_{t+1} − s_* = D (A (s_t − s_*) − β ∂ℓ/∂s), so that Δ_s(t+1) = D A Δ_s(t) from Δ_s(0) = −D ∂ℓ/∂s.
+Hence Δ_s(t) = −D ∇_s(t), and Δ_θ(t) = (∂²Φ/∂θ∂s)ᵀ Δ_s(t) = −(∂F/∂θ)ᵀ ∇_s(t) = −∇_θ(t). Outside of
+σ, the force on the output lacks the D.
 
 What units that are held change of this is in :mod:`eqprop.analysis.held`. Where layers are updated
 in turn, the totals over a nudged phase that has settled agree, the single steps do not.
@@ -36,6 +45,7 @@ class ModelKind:
         name: ``exact``, ``approximate`` or ``vector field``.
         clipped: whether its states are kept in an interval.
         activated: whether an activation stands outside of the field.
+        inside: whether the nudge acts inside of the activation.
         in_turn: whether a step moves some layers after others.
         weight_angles: Ψ in degrees between forward and backward weights, of what is untied.
     """
@@ -43,6 +53,7 @@ class ModelKind:
     name: Literal["exact", "approximate", "vector field"]
     clipped: bool = False
     activated: bool = False
+    inside: bool = False
     in_turn: bool = False
     weight_angles: tuple[float, ...] = ()
 
@@ -51,6 +62,7 @@ class ModelKind:
         """The model in a few words."""
         inner = {"vector field": "f(s)"}.get(self.name, "∂Φ/∂s")
         field = f"ρ({inner})" if self.activated else inner
+        nudged = ", nudged inside of ρ" * (self.activated and self.inside)
         field = f"clip({field})" if self.clipped else field
         said = {
             "exact": f"exact{' but for its clip' * self.clipped}, F = {field}",
@@ -60,7 +72,7 @@ class ModelKind:
         if self.weight_angles:
             angles = ", ".join(f"{angle:.3g}°" for angle in self.weight_angles)
             said += f", weights {angles} apart"
-        return said + ", layers updated in turn" * self.in_turn
+        return said + nudged + ", layers updated in turn" * self.in_turn
 
     def expected(self, *, symmetric: bool = False) -> str:
         """What the error is to do as β → 0."""
@@ -69,6 +81,8 @@ class ModelKind:
         falls = f"the error falls in proportion to {'β²' if symmetric else 'β'}"
         if self.name == "exact":
             return f"{falls}{', but for states at the clip' * self.clipped}"
+        if self.name == "approximate" and self.inside:
+            return f"{falls} in parameters, and levels off in states, as ρ′ lies between"
         if self.name == "approximate":
             return "the error levels off, as EP leaves out the ρ′ of the output layer"
         if self.weight_angles and max(self.weight_angles) < _PARALLEL:
@@ -113,6 +127,7 @@ def model_kind(model: ConvergentModel) -> ModelKind:
         ("approximate" if activated else "exact") if has_phi else "vector field",
         clipped=model.clip is not None,
         activated=activated,
+        inside=model.nudge_place == "inside",
         in_turn=bool(getattr(model, "in_turn", False)),
         weight_angles=angles,
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
-from eqprop.core.nudging import Nudge, require_beta
+from eqprop.core.nudging import Nudge, Nudging, require_beta, require_nudging
 from eqprop.core.phases import (
     nudged_phase,
     relax,
@@ -195,7 +195,7 @@ def settling_steps(
     beta: float,
     most: int,
     tolerance: float = 1e-3,
-    symmetric: bool = False,
+    nudging: Nudging = "one-sided",
     cost: Cost | None = None,
     share: float = 0.99,
     batch_size: int = 100,
@@ -211,7 +211,7 @@ def settling_steps(
         tolerance: at rest no unit moves by more than this, times ε, in one transition; in nudged
             phases times min(1, ``|β|``) too, and in the free phase, unless the nudge is symmetric,
             times its :meth:`~eqprop.core.nudging.Nudge.effect`.
-        symmetric: count those of a nudged phase of −β too.
+        nudging: ``symmetric`` counts those of a nudged phase of −β too.
         cost: ℓ; the squared error if not given.
         share: of the samples that T and K are to settle, above 0 and up to 1.
         batch_size: how many samples settle at once; the result does not depend on it, but for
@@ -219,8 +219,8 @@ def settling_steps(
         tick: called whenever a mini-batch took a phase, with what is being computed.
 
     Raises:
-        ValueError: no sample, most < 1, a negative tolerance, β = 0, or a share outside of its
-            range.
+        ValueError: no sample, most < 1, a negative tolerance, β = 0, another nudging, or a share
+            outside of its range.
         NonFiniteError: a state stopped being finite.
     """
     require_beta(beta)
@@ -228,8 +228,10 @@ def settling_steps(
     require_steps(most=most, batch_size=batch_size)
     if not 0 < share <= 1:
         raise ValueError(f"share: expected a number above 0 and up to 1, got {share}")
+    require_nudging(nudging)
     if not len(x):
         raise ValueError("x: expected at least one sample, got none")
+    symmetric = nudging == "symmetric"
     counted = (
         _Counted("free phase"),
         *(

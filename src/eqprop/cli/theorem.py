@@ -40,7 +40,7 @@ in synapses (Theorem 1), on a network before training or on the network of a run
   eqprop theorem p-1h --batches 10              mean and spread over mini-batches
   eqprop theorem runs/mine                      a trained network, with the T, K and β of its run
   eqprop theorem c-vf-1h --angle 45             untied weights: the gradient is followed less well
-  eqprop theorem digits-eb --sweep beta=0.01,0.1 --sweep free-steps=20,50,200
+  eqprop theorem digits-eb --sweep beta=0.01,0.1 --sweep free-steps=40,80,200
   eqprop theorem eb-1h --settle 1e-6            with the least T and K that bring it to rest
 
 Presets:

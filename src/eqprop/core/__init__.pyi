@@ -27,9 +27,12 @@ from .models import VectorFieldModel as VectorFieldModel
 from .models import half_square_norm as half_square_norm
 from .models import own_memory as own_memory
 from .models import parameter_gradients as parameter_gradients
+from .nudging import NUDGINGS as NUDGINGS
 from .nudging import Nudge as Nudge
+from .nudging import Nudging as Nudging
 from .nudging import nudge as nudge
 from .nudging import require_beta as require_beta
+from .nudging import require_nudging as require_nudging
 from .phases import nudged_phase as nudged_phase
 from .phases import relax as relax
 from .phases import require_steps as require_steps

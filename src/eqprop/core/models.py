@@ -346,6 +346,9 @@ class ConvergentModel(nn.Module, ABC):
     def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
         """One transition; ``force``, −β ∂ℓ/∂s (B, …), nudges the output layer."""
         field = self.field(drive, state)
+        if isinstance(field, Tensor):
+            # Its samples would be taken for layers.
+            raise self._no_field(field)
         try:
             if self.output_layers == 1 and not self.has_readout:
                 *hidden, output = field
@@ -355,13 +358,19 @@ class ConvergentModel(nn.Module, ABC):
         except (TypeError, AttributeError):
             if isinstance(field, tuple | list) and all(isinstance(f, Tensor) for f in field):
                 raise
+            raise self._no_field(field) from None
+
+    def _no_field(self, field: Any) -> TypeError:
+        if isinstance(field, Tensor):
+            inside = [f"one tensor, of shape {tuple(field.shape)}"]
+        else:
             inside = (
                 map(described, field) if isinstance(field, tuple | list) else [described(field)]
             )
-            raise TypeError(
-                f"{type(self).__name__}.field: expected a tuple of one tensor for every layer, got "
-                f"{', '.join(inside)}"
-            ) from None
+        return TypeError(
+            f"{type(self).__name__}.field: expected a tuple of one tensor for every layer, got "
+            f"{', '.join(inside)}"
+        )
 
     def advance(self, field: Tensor, force: Tensor | None = None) -> Tensor:
         """clip(σ(field) + ε · force): the next state of a layer from its field; a force that acts

@@ -5,7 +5,7 @@ activation. β > 0 pulls towards the target, β < 0 pushes away from it.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,13 @@ from eqprop.core.models import ConvergentModel, State
 from eqprop.core.sizes import require_number
 from eqprop.summary import summary
 
-__all__ = ["Nudge", "nudge", "require_beta"]
+__all__ = ["NUDGINGS", "Nudge", "Nudging", "nudge", "require_beta", "require_nudging"]
+
+Nudging = Literal["one-sided", "random-sign", "symmetric"]
+"""With β as given, with +β or −β drawn per mini-batch, or with both, one after the other."""
+
+NUDGINGS: tuple[Nudging, ...] = get_args(Nudging)
+"""All of them."""
 
 _LEARNT = 0.01
 """A sample is learnt where no output misses its target by more than this, on a scale of [0, 1]."""
@@ -118,3 +124,13 @@ def require_beta(beta: float) -> None:
     """
     if not 0 < abs(require_number("beta", beta)) < float("inf"):
         raise ValueError(f"beta: expected a finite number other than 0, got {beta}")
+
+
+def require_nudging(nudging: object) -> None:
+    """Refuse what is none of :data:`NUDGINGS`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if nudging not in NUDGINGS:
+        raise ValueError(f"nudging: expected one of {', '.join(NUDGINGS)}, got {nudging!r}")

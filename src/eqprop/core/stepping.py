@@ -146,8 +146,15 @@ def require_finite(
             if not layer.isfinite().all():
                 raise NonFiniteError(
                     f"the state of {model.layer_name(index)} stopped being finite in the {phase} "
-                    f"at step {step} of {steps}; lower the learning rates, epsilon or beta"
+                    f"at step {step} of {steps}; lower {_to_lower(phase)}"
                 )
+
+
+def _to_lower(phase: str) -> str:
+    # A free phase knows of no nudge, and of no learning but that which lies behind.
+    if phase == "free phase":
+        return "epsilon, or the learning rates of what it has learnt"
+    return "the learning rates, epsilon or beta"
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from .continual import CONTINUAL_NUDGINGS as CONTINUAL_NUDGINGS
 from .continual import ContinualEP as ContinualEP
 from .descent import is_plain_descent as is_plain_descent
 from .descent import learning_rates as learning_rates
-from .ep import NUDGINGS as NUDGINGS
 from .ep import EquilibriumPropagation as EquilibriumPropagation
 from .estimator import Estimate as Estimate
 from .estimator import Estimator as Estimator

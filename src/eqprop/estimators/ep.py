@@ -17,14 +17,14 @@ nudging: Laborieux et al., https://arxiv.org/abs/2006.03824.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, final, get_args
+from typing import final
 
 import torch
 from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError, require_cost
 from eqprop.core.models import ConvergentModel, State
-from eqprop.core.nudging import Nudge, require_beta
+from eqprop.core.nudging import Nudge, Nudging, require_beta, require_nudging
 from eqprop.core.phases import (
     nudged_phase,
     relax,
@@ -35,10 +35,7 @@ from eqprop.core.settling import Relaxation
 from eqprop.estimators.descent import is_plain_descent, learning_rates
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate, random_sign
 
-__all__ = ["NUDGINGS", "EquilibriumPropagation"]
-
-Nudging = Literal["one-sided", "random-sign", "symmetric"]
-NUDGINGS: tuple[Nudging, ...] = get_args(Nudging)
+__all__ = ["EquilibriumPropagation"]
 
 
 @final
@@ -81,10 +78,7 @@ class EquilibriumPropagation(Estimator):
         require_cost(self.cost)
         require_tolerance(self.tolerance)
         require_beta(self.beta)
-        if self.nudging not in NUDGINGS:
-            raise ValueError(
-                f"nudging: expected one of {', '.join(NUDGINGS)}, got {self.nudging!r}"
-            )
+        require_nudging(self.nudging)
 
     @torch.no_grad()
     def estimate(

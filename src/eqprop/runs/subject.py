@@ -62,7 +62,7 @@ class Subject:
             beta=settings.beta,
             most=settings.looked_for,
             tolerance=tolerance,
-            symmetric=settings.nudging == "symmetric",
+            nudging=settings.nudging,
             cost=self.cost,
             batch_size=_AT_ONCE,
             tick=tick,
