@@ -27,6 +27,8 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!eqprop\.).*")]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"eqprop {release}"
 
 # Formulas are written between dollars; headings may be linked to.

@@ -17,7 +17,7 @@ from eqprop.analysis.kind import model_kind
 from eqprop.analysis.processes import Process, bptt_process, ep_process, free_phase
 from eqprop.core.activations import SCALED_SIGMOID
 from eqprop.core.costs import Cost
-from eqprop.core.models import ConvergentModel
+from eqprop.core.models import ConvergentModel, State
 from eqprop.networks.connections.chains import dense, untied
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
@@ -255,6 +255,15 @@ def test_nudged_inside_a_prototypical_network_follows_the_gradient_of_its_parame
 def test_a_model_is_said_to_be_what_it_is(make: Any, name: str, said: str) -> None:
     kind = model_kind(make())
     assert (kind.name, kind.said) == (name, said)
+
+
+def test_of_a_model_that_steps_by_itself_nothing_is_known_but_f() -> None:
+    class Leaky(UserPhi):
+        def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
+            return tuple(0.9 * layer for layer in super().step(drive, state, force))
+
+    assert model_kind(Leaky()).name == "vector field"
+    assert model_kind(UserPhi()).name == "exact"
 
 
 def test_what_is_expected_of_an_exact_model_is_of_first_or_second_order() -> None:

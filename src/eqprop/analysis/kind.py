@@ -114,7 +114,8 @@ def model_kind(model: ConvergentModel) -> ModelKind:
     """What kind of model it is, by what it is made of.
 
     A layered network has a Φ if its connections are tied; another model if it is a
-    :class:`~eqprop.core.models.PrimitiveModel`. Of the rest nothing is known but F.
+    :class:`~eqprop.core.models.PrimitiveModel`. Of the rest nothing is known but F, and so of a
+    model whose step is its own, such as a noisy one.
     """
     angles: tuple[float, ...] = ()
     if isinstance(model, LayeredNetwork):
@@ -122,6 +123,7 @@ def model_kind(model: ConvergentModel) -> ModelKind:
         angles = model.weight_angles
     else:
         has_phi = isinstance(model, PrimitiveModel)
+    has_phi = has_phi and not _steps_by_itself(model)
     activated = model.activation is not None
     return ModelKind(
         ("approximate" if activated else "exact") if has_phi else "vector field",
@@ -130,4 +132,14 @@ def model_kind(model: ConvergentModel) -> ModelKind:
         inside=model.nudge_place == "inside",
         in_turn=bool(getattr(model, "in_turn", False)),
         weight_angles=angles,
+    )
+
+
+def _steps_by_itself(model: ConvergentModel) -> bool:
+    """Whether a class that is not the library's has replaced what makes a transition of Φ."""
+    return any(
+        name in vars(kind)
+        for kind in type(model).__mro__
+        if not kind.__module__.startswith("eqprop.")
+        for name in ("step", "advance")
     )
