@@ -29,6 +29,7 @@ ROOMS = (
     "training",
     "analysis",
     "pictures",
+    "explorer",
     "runs",
     "settings",
     "distributed",

@@ -28,6 +28,9 @@ nitpick_ignore_regex = [("py:.*", r"(?!eqprop\.).*")]
 
 html_theme = "furo"
 html_static_path = ["_static"]
+# The example of the explorer, a page of its own.
+html_extra_path = ["_generated/extra"]
+Path(__file__).with_name("_generated").joinpath("extra").mkdir(parents=True, exist_ok=True)
 html_css_files = ["site.css"]
 html_title = f"eqprop {release}"
 

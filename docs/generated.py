@@ -10,6 +10,7 @@ from pathlib import Path
 import api_pages
 import architecture_drawing
 import command_pages
+import explorer_example
 import jupytext
 import results_page
 import settings_pages
@@ -41,6 +42,9 @@ def write(_: Sphinx) -> None:
             path.write_text(text)
     two_phases.draw(HERE / "_generated" / "two-phases.svg")
     architecture_drawing.draw(HERE / "_generated" / "architecture.svg")
+    example = HERE / "_generated" / "extra" / "explorer" / "digits.html"
+    example.parent.mkdir(parents=True, exist_ok=True)
+    example.write_text(explorer_example.page(), encoding="utf-8")
 
 
 def notebooks() -> Iterator[tuple[Path, str]]:

@@ -27,6 +27,7 @@ ROOMS = {
     "runs": "errors files registries settings core networks estimators data distributed training "
     "analysis summary",
     "pictures": "files analysis training",
+    "explorer": "errors registries core networks",
     "figures": "errors files registries settings core data training analysis runs pictures",
     "cli": "*",
     "__main__": "cli",

@@ -63,6 +63,7 @@ from .estimators.estimator import Estimate as Estimate
 from .estimators.estimator import Estimator as Estimator
 from .estimators.recurrent_backprop import AdjointError as AdjointError
 from .estimators.recurrent_backprop import RecurrentBackprop as RecurrentBackprop
+from .explorer.page_file import explorer_page as explorer_page
 from .networks.connections.chains import convolutional as convolutional
 from .networks.connections.chains import dense as dense
 from .networks.connections.chains import untied as untied

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -613,23 +614,27 @@ def test_runs_that_are_killed_and_preempted_learn_what_undisturbed_ones_do(
     trials: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trained by `eqprop train`, in the end all is as it is without a cluster."""
-    settings = TrialsSettings(seeds=(0, 1), epochs=4)
+    settings = TrialsSettings(seeds=(0, 1), epochs=8)
     undisturbed = Reproduction(trials, settings, Work(workers=2), folder=tmp_path / "pool")
     wanted = undisturbed.make(RunBoard())["rows"]
 
-    def disturb() -> None:
+    def disturb(seed: str) -> None:
         for pid, words in training(tmp_path / "out").items():
-            if "seed-0" in words:
+            if seed in words and seed == "seed-0":
                 os.kill(pid, signal.SIGKILL)
-            else:
+            elif seed in words:
                 os.kill(parent(pid), signal.SIGUSR2)
 
-    metrics = [tmp_path / "out" / "runs" / name / "metrics.jsonl" for name in NAMES[:2]]
-    thread = later(lambda: all(path.exists() for path in metrics), disturb)
+    # Each as soon as it has learnt something: one may begin long after the other.
+    threads = [
+        later((tmp_path / "out" / "runs" / seed / "metrics.jsonl").exists, partial(disturb, seed))
+        for seed in NAMES[:2]
+    ]
     work = Work(cluster="local", workers=2)
     first = Reproduction(trials, settings, work, folder=tmp_path / "out")
     first.make(RunBoard())
-    thread.join()
+    for thread in threads:
+        thread.join()
     with pytest.raises(Failure, match="1 of 2 runs failed .seed-0: ended by signal SIGKILL"):
         first.require_whole()
     assert "goes on from" in (tmp_path / "out" / "logs" / "seed-1.log").read_text()

@@ -342,7 +342,7 @@ def test_every_network_that_can_be_trained_can_be_looked_at(
         assert (run / "pictures" / name).read_bytes().startswith(PNG)
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert str(run / "pictures") in captured.out.splitlines()[-1]
+    assert str(run / "pictures") in captured.out.splitlines()[-2]
     experiment = json.loads((run / "config.json").read_text())["experiment"]
     for name in ("free_steps", "nudged_steps", "beta"):
         assert found[name] == experiment[name]

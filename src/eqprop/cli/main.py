@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from eqprop import core, distributed, estimators
-from eqprop.cli import bench, evaluate, predict, presets, reproduce, show, theorem, train
+from eqprop.cli import bench, evaluate, explore, predict, presets, reproduce, show, theorem, train
 from eqprop.cli.options import Parser, remember_options
 from eqprop.cli.spelling import SPELT
 from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, system_error
 
 __all__ = ["main"]
 
-COMMANDS = (train, evaluate, predict, show, presets, theorem, reproduce, bench)
+COMMANDS = (train, evaluate, predict, show, explore, presets, theorem, reproduce, bench)
 
 _TERMINATED = 128 + signal.SIGTERM
 """The exit status that shells give to what SIGTERM has ended."""

@@ -406,6 +406,8 @@ def _train(
             f"test error {history[-1]['test_error']:.2f} %{of} after {trained} "
             f"({sum(entry['seconds'] for entry in history):.0f} s); everything is in {folder.path}"
         )
+        watch = f"; watch it settle: eqprop explore {folder.path}"
+        print(f"look at it: eqprop show {folder.path}{watch * (not dataset.test.regression)}")
     return 0
 
 
