@@ -258,6 +258,36 @@ def test_the_keyboard_does_what_the_buttons_do(opened: Callable[..., Any]) -> No
     assert controls | {"T", "K", "beta", "updates"} <= reached
 
 
+def test_another_nudge_begins_anew_from_where_the_network_rested(
+    opened: Callable[..., Any],
+) -> None:
+    torch.manual_seed(0)
+    network = strong(NETWORKS["dense"]()[0])
+    tab = opened(page(network))
+    tab.evaluate("() => { for (let t = 0; t < 15; t++) explorer.step(); }")
+    rest = tab.evaluate("explorer.state()")
+    tab.click("#nudge")
+    tab.click("#step")
+    tab.fill("#beta", "-0.3")
+    tab.press("#beta", "Enter")
+    assert "nudged phase, step 0 of 6" in tab.inner_text("#status")
+    assert tab.evaluate("explorer.state()") == rest
+    assert len(tab.evaluate("explorer.moved()")) == 15
+    tab.click("#step")
+    # Away from the target, by as much as towards it: the first step is linear in β.
+    moved = tab.evaluate("explorer.differences()[2]")
+    said, target = torch.tensor(rest[2]), torch.zeros(10)
+    target[int(tab.input_value("#target"))] = 1
+    free = torch.tensor(
+        tab.evaluate(
+            "() => { explorer.restart(); for (let t = 0; t < 16; t++)"
+            " explorer.step(); return explorer.state()[2]; }"
+        )
+    )
+    drift = (free - said) / -0.3
+    torch.testing.assert_close(torch.tensor(moved) - drift, target - said, rtol=0, atol=1e-6)
+
+
 def test_one_can_draw_with_the_mouse_and_the_network_looks_at_it(
     opened: Callable[..., Any],
 ) -> None:

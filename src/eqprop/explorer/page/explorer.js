@@ -55,6 +55,15 @@
     draw();
   }
 
+  /* The same from where it rests, after something of the nudge was changed. */
+  function again() {
+    if (phase === "free") return draw();
+    moved.length -= t;
+    energies.length -= t;
+    [state, phase, t] = [rest, "free", moved.length];
+    nudge();
+  }
+
   function step() {
     const before = state;
     const record = [];
@@ -287,8 +296,7 @@
   at("speed").addEventListener("input", speed);
   at("sample").addEventListener("input", sample);
   at("updates").addEventListener("change", restart);
-  at("target").addEventListener("change", () => { if (phase === "nudged") nudge(); });
-  for (const id of ["T", "K", "beta"]) at(id).addEventListener("change", draw);
+  for (const id of ["target", "T", "K", "beta"]) at(id).addEventListener("change", again);
   at("play").addEventListener("click", () => (playing ? pause() : play()));
   at("step").addEventListener("click", () => { pause(); step(); });
   at("restart").addEventListener("click", restart);
