@@ -29,6 +29,7 @@ docs:
 
 # dist/: wheel and source archive, and the wheel tried in an environment of its own, without the source.
 release:
+	rm -rf dist
 	$(PYTHON) -m build
 	$(PYTHON) tests/try_release.py dist/*.whl
 

@@ -8,6 +8,7 @@ lead there.
 import importlib
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def pages() -> Iterator[tuple[str, str]]:
         yield room, "\n".join(lines)
 
 
+@cache
 def documented() -> dict[tuple[str, str], str]:
     """The name under which something is documented, by module and name where it is defined."""
     return {

@@ -26,7 +26,6 @@ def _runs() -> dict[tuple[str, tuple[tuple[str, Any], ...]], list[dict[str, Any]
         lines = file.with_name("metrics.jsonl").read_text().splitlines()
         run = {
             "seed": experiment.seed,
-            "dataset": experiment.dataset,
             "epochs": experiment.epochs,
             "metrics": [json.loads(line) for line in lines],
             "environment": config["environment"],
@@ -47,7 +46,8 @@ def page() -> str:
         "| preset | other settings | seeds | epochs | test error | train error | published, EP |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (name, others), those in _runs().items():
+    runs = _runs()
+    for (name, others), those in runs.items():
         last = [run["metrics"][-1] for run in those]
         epochs = sorted(
             {f"{m['epoch']} of {r['epochs']}" for m, r in zip(last, those, strict=True)}
@@ -59,8 +59,8 @@ def page() -> str:
             f"| {', '.join(epochs)} | {_over_seeds([m['test_error'] for m in last])} "
             f"| {_over_seeds([m['train_error'] for m in last])} | {published} |"
         )
-    versions = {run["environment"]["torch"] for those in _runs().values() for run in those}
-    machines = {run["environment"]["processor"] for those in _runs().values() for run in those}
+    made = [run["environment"] for those in runs.values() for run in those]
+    versions, machines = ({on[key] for on in made} for key in ("torch", "processor"))
     lines += [
         "",
         f"torch {', '.join(sorted(versions))}; {', '.join(sorted(machines))}. Test and train error "

@@ -33,6 +33,7 @@ def main() -> int:
             install,
             [python, "-m", "eqprop", "train", "--epochs", "1", "--out", "run"],
             [python, "-m", "eqprop", "show", "run"],
+            [python, "-m", "eqprop", "explore", "run"],
             [python, "-m", "eqprop", "theorem", "--out", "theorem"],
             [python, "-c", USED],
         ):

@@ -415,6 +415,15 @@ def test_a_cost_that_the_page_does_not_know_is_refused() -> None:
         page(NETWORKS["dense"]()[0], weighted)
 
 
+def test_what_a_layer_is_called_is_shown_as_text(opened: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    name = "<img src=x onerror=document.title='run'>"
+    edges = [("x", eqprop.Dense(64, 12), name), (name, eqprop.Dense(12, 10), "y")]
+    tab = opened(page(eqprop.PrototypicalNetwork(edges)))
+    assert name in tab.inner_text("#layers")
+    assert tab.title() != "run"
+
+
 def test_what_a_class_is_called_cannot_end_the_script() -> None:
     images, labels = digits()
     html = eqprop.explorer_page(

@@ -171,6 +171,7 @@ const Engine = (() => {
     constructor(description) {
       Object.assign(this, description);
       this.edges = description.edges.map((edge) => new KINDS[edge.kind](edge));
+      this.read = description.readout && new Dense(description.readout);
       this.rho = RHO[description.rho];
       this.realTime = description.kind === "real-time";
       this.last = this.shapes.length - 1;
@@ -201,7 +202,7 @@ const Engine = (() => {
     /* ŷ, what the network says. */
     output(state) {
       const s = state[this.last];
-      return this.readout ? new Dense(this.readout).up(s) : s;
+      return this.read ? this.read.up(s) : s;
     }
 
     /* ∂ℓ/∂s of the output layer. */
@@ -215,7 +216,7 @@ const Engine = (() => {
         const sum = e.reduce((a, b) => a + b, 0);
         g = e.map((v, i) => v / sum - target[i]);
       }
-      return this.readout ? new Dense(this.readout).down(g) : g;
+      return this.read ? this.read.down(g) : g;
     }
 
     /* One transition; nudge: null or {target, beta}; record: what backward needs is put there. */

@@ -131,7 +131,14 @@
   const views = described.shapes.map((shape, l) => {
     const layer = document.createElement("div");
     layer.className = "layer";
-    layer.innerHTML = `<p><strong>${described.names[l]}</strong> <span class="quiet">${shape.join(" × ")} units</span></p>`;
+    const heading = document.createElement("p");
+    const [name, units] = ["strong", "span"].map((kind) => document.createElement(kind));
+    // As text: whoever made the network has named its layers.
+    name.textContent = described.names[l];
+    units.textContent = ` ${shape.join(" × ")} units`;
+    units.className = "quiet";
+    heading.append(name, units);
+    layer.append(heading);
     const row = document.createElement("div");
     row.className = "views";
     const found = {};
