@@ -49,21 +49,35 @@ def write(_: Sphinx) -> None:
 
 def notebooks() -> Iterator[tuple[Path, str]]:
     """The pages that are notebooks, as Jupyter has them."""
-    for folder in ("tutorials", "how-to"):
+    for folder in (".", "tutorials", "how-to"):
         for page in sorted((HERE / folder).glob("*.md")):
             if "file_format: mystnb" in (text := page.read_text()):
                 notebook = jupytext.reads(text, fmt="md:myst")
                 # A cell would have another name each time.
                 for i, cell in enumerate(notebook.cells):
                     cell["id"] = f"cell-{i}"
+                    if cell["cell_type"] == "markdown":
+                        cell["source"] = _alone(cell["source"], page.parent)
                 yield HERE / NOTEBOOKS / f"{page.stem}.ipynb", jupytext.writes(notebook, "ipynb")
+
+
+def _alone(text: str, folder: Path) -> str:
+    """A text whose links lead nowhere outside of the site: what they say is left of them."""
+
+    def title(link: re.Match[str]) -> str:
+        said, page = link[1], folder / link[2]
+        return f"*{said or re.search(r'^# (.*)', page.read_text(), re.M)[1]}*"  # pyright: ignore[reportOptionalSubscript]
+
+    text = re.sub(r"\[([^\]]*)\]\(([\w./-]+\.md)[^)]*\)", title, text)
+    return re.sub(r"\{py:\w+\}`(?:[^`<]*<)?([^`>]*)>?`", r"`\1`", text)
 
 
 def offered(_: Sphinx, name: str, source: list[str]) -> None:
     """Below a page that is a notebook, the notebook."""
     file = NOTEBOOKS / f"{name.rpartition('/')[2]}.ipynb"
     if "file_format: mystnb" in source[0] and (HERE / file).exists():
-        source[0] += f"\n\n{{download}}`This page as a notebook <../{file}>`, for Jupyter.\n"
+        up = "../" * name.count("/")
+        source[0] += f"\n\n{{download}}`This page as a notebook <{up}{file}>`, for Jupyter.\n"
 
 
 def drawn(_: Sphinx, name: str, source: list[str]) -> None:

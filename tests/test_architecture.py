@@ -16,6 +16,7 @@ ROOMS = {
     "files": "",
     "registries": "errors",
     "summary": "",
+    "version": "",
     "settings": "errors registries",
     "core": "errors registries summary",
     "networks": "core summary",
@@ -25,7 +26,7 @@ ROOMS = {
     "training": "errors files core estimators data distributed summary",
     "analysis": "core networks estimators data summary",
     "runs": "errors files registries settings core networks estimators data distributed training "
-    "analysis summary",
+    "analysis summary version",
     "pictures": "files analysis training",
     "explorer": "errors registries core networks",
     "figures": "errors files registries settings core data training analysis runs pictures",

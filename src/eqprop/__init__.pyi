@@ -1,4 +1,16 @@
+from . import analysis as analysis
+from . import core as core
+from . import data as data
 from . import distributed as distributed
+from . import errors as errors
+from . import estimators as estimators
+from . import explorer as explorer
+from . import networks as networks
+from . import pictures as pictures
+from . import registries as registries
+from . import runs as runs
+from . import settings as settings
+from . import training as training
 from .analysis.agreement import Agreement as Agreement
 from .analysis.agreement import Agreements as Agreements
 from .analysis.agreement import Average as Average
@@ -113,3 +125,5 @@ from .training.loop import Metrics as Metrics
 from .training.loop import Running as Running
 from .training.loop import Unfinished as Unfinished
 from .training.loop import train as train
+from .training.progress import ProgressBar as ProgressBar
+from .version import __version__ as __version__

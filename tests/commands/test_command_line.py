@@ -131,7 +131,10 @@ def test_settings_come_from_preset_then_file_then_command_line(run: Run) -> None
         (["--nudged-steps", "-1"], ["nudged_steps", "-1", "at least 1"]),
         (["--beta", "0"], ["beta", "0", "other than 0"]),
         (["--beta", "strong"], ["beta", "strong", "a number"]),
-        (["--learning-rates", "0.1"], ["learning_rates", "0.1", "2 numbers, one per layer"]),
+        (
+            ["--learning-rates", "0.1", "0.1", "0.1"],
+            ["learning_rates", "one number, or 2, one per layer"],
+        ),
         (["--hidden", "8", "8"], ["learning_rates", "3 numbers"]),
         (["p-9h"], ["preset", "p-9h", "eqprop presets lists", "did you mean p-3h?"]),
         (["nothing"], ["preset", "nothing", *PRESETS]),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from eqprop.cli.board import RunBoard
+from eqprop.data.dataset import Dataset
 from eqprop.errors import Failure
 from eqprop.figures import (
     AllSettings,
@@ -18,6 +19,7 @@ from eqprop.figures import (
     Work,
 )
 from eqprop.registries import FIGURES
+from eqprop.settings.experiment import Experiment
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -98,6 +100,21 @@ def test_a_folder_of_something_else_is_refused_in_a_line(run: Command) -> None:
     assert "notes.txt" in err
     assert err.count("\n") == 1
     assert run("reproduce", "all", "--items", "fig-2")[0] == 2
+
+
+def test_figures_that_measure_in_float64_stand_beside_those_that_train_in_float32(
+    tmp_path: Path, trainer: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def time(of: Experiment, dataset: Dataset) -> float:
+        timed.append((of.dtype, str(dataset.train.images.dtype).removeprefix("torch.")))
+        return 0.01
+
+    monkeypatch.setattr("eqprop.runs.seconds_per_batch", time)
+    chosen = AllSettings(items=("fig-1b", "speed"), dataset="digits", quick=True)
+    Everything(chosen, Work(workers=1), folder=tmp_path / "out", trainer=trainer).plan(RunBoard())
+    assert {*timed} == {("float32", "float32")}
 
 
 def test_its_settings_are_those_that_each_figure_has() -> None:

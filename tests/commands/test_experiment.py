@@ -18,6 +18,7 @@ from eqprop.cli.show import ShowSettings
 from eqprop.errors import ConfigurationError
 from eqprop.figures import Work
 from eqprop.registries import COSTS, FIGURES
+from eqprop.runs import build_network, build_optimizer
 from eqprop.settings.experiment import Experiment
 from eqprop.settings.fields import Settings, kind_of, setting
 from eqprop.settings.presets import PRESETS, preset
@@ -40,7 +41,7 @@ from eqprop.settings.theorem import TheoremSettings
         ({"hidden": [12, 0]}, "hidden", "12 0", "from 1 to"),
         ({"hidden": 12}, "hidden", "12", "whole numbers"),
         ({"channels": [8, 0]}, "channels", "8 0", "from 1 to"),
-        ({"channels": [8]}, "learning_rates", "0.1 0.05", "3 numbers, one per layer (channels"),
+        ({"channels": [8]}, "learning_rates", "0.1 0.05", "3, one per layer (channels"),
         ({"kernel": [3, 3]}, "kernel", "3 3", "one for each convolution"),
         ({"kernel": []}, "kernel", "(nothing)", "one whole number"),
         ({"stride": [0]}, "stride", "0", "from 1 to"),
@@ -59,8 +60,14 @@ from eqprop.settings.theorem import TheoremSettings
             "none in a network without hidden layers",
         ),
         ({"cost": "hinge"}, "cost", "hinge", "one of squared-error"),
-        ({"learning_rates": [0.1]}, "learning_rates", "0.1", "2 numbers, one per layer"),
-        ({"hidden": [8, 8]}, "learning_rates", "0.1 0.05", "3 numbers, one per layer"),
+        (
+            {"learning_rates": [0.1] * 3},
+            "learning_rates",
+            "0.1 0.1 0.1",
+            "one number, or 2, one per",
+        ),
+        ({"learning_rates": []}, "learning_rates", "(nothing)", "one number, or 2, one per layer"),
+        ({"hidden": [8, 8]}, "learning_rates", "0.1 0.05", "one number, or 3, one per layer"),
         ({"learning_rates": [0.1, -1.0]}, "learning_rates", "0.1 -1.0", "from 0"),
         ({"learning_rates": [0.1, float("nan")]}, "learning_rates", "0.1 nan", "from 0"),
         ({"learning_rates": []}, "learning_rates", "(nothing)", "one per layer"),
@@ -382,3 +389,13 @@ def test_a_refusal_survives_the_way_from_one_process_to_another() -> None:
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
     assert again.name == "beta"
+
+
+def test_one_learning_rate_is_that_of_every_layer() -> None:
+    alone = Experiment().override({"hidden": [8, 8], "learning_rates": [0.1]})
+    each = alone.override({"learning_rates": [0.1, 0.1, 0.1]})
+    rates = []
+    for experiment in (alone, each):
+        network = build_network(experiment, (64,), 10)
+        rates.append([group["lr"] for group in build_optimizer(experiment, network).param_groups])
+    assert rates == [[0.1] * 3] * 2

@@ -141,7 +141,7 @@ def test_an_error_falls_or_levels_off_or_is_rounding(
 ) -> None:
     found = diagnosed(eqprop.ToyModel(64, 8, 10).double(), betas=(0.01, 0.1))
     holds = (True, True, True)
-    curve = BetaCurve((1e-5, 1e-4, 1e-3), errors, errors, holds, holds)
+    curve = BetaCurve((1e-5, 1e-4, 1e-3), errors, errors, holds, holds, (1.0, 1.0, 1.0))
     assert curve.level(errors) == level
     expected = f"error of states {said}, of parameters {said}\n"
     assert expected in eqprop.theorem_text(dataclasses.replace(found, curve=curve))

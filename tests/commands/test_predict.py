@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,16 @@ def test_images_are_classified_by_name_without_the_data(run: Run, folder: Path) 
     assert [row["number"] for row in found] == [1, 0]
     status, out, _ = run("predict", "r", "seen/red/0.png")
     assert out.split()[5:7] == ["seen/red/0.png", "red"]
+    status, out, _ = run("predict", "r", "seen/red", "seen/blue/1.png", "--json")
+    assert status == 0
+    assert [row["file"] for row in json.loads(out)] == [
+        *(f"seen/red/{number}.png" for number in range(4)),
+        "seen/blue/1.png",
+    ]
+    Path("nothing").mkdir()
+    status, _, err = run("predict", "r", "nothing")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "nothing: expected images *.png or *.jpg in the folder, found none" in err
 
 
 def test_raw_images_are_scaled_as_those_of_the_run_were(run: Run, folder: Path) -> None:
@@ -67,6 +78,23 @@ def test_raw_images_are_scaled_as_those_of_the_run_were(run: Run, folder: Path) 
     assert 100 * float(wrong) == expected.error
     with pytest.raises(ValueError, match=r"inputs: expected samples of shape \(3, 6, 5\)"):
         opened.predict(raw[:, :1])
+    with pytest.raises(ValueError, match=r"got one alone; make it a mini-batch of one: x\[None\]"):
+        opened.predict(raw[0])
+
+
+def test_images_that_are_scaled_already_are_told_from_raw_ones() -> None:
+    inputs = Inputs((1, 2, 2), 2, brightest=16.0)
+    raw = torch.tensor([[[0.0, 16.0], [8.0, 4.0]]])
+    # Grey, without the axis of their only channel.
+    assert inputs.prepared(raw).tolist() == [[[[0.0, 1.0], [0.5, 0.25]]]]
+    assert torch.equal(inputs.prepared(raw[None]), inputs.prepared(raw))
+    with pytest.warns(UserWarning, match="expected raw numbers, which go up to 16"):
+        inputs.prepared(raw / 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inputs.prepared(torch.zeros(1, 1, 2, 2))
+        inputs.prepared(torch.ones(1, 1, 2, 2, dtype=torch.uint8))
+        Inputs((4,), 2).prepared(torch.rand(1, 4))
 
 
 def test_data_whose_classes_have_changed_is_refused(run: Run, folder: Path) -> None:

@@ -4,11 +4,14 @@ import io
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+import eqprop
 from eqprop.cli.progress import Display, Progress, duration
+from eqprop.training import progress
 from eqprop.training.loop import Metrics, Running
 from eqprop.training.settled import Tally
 
@@ -156,3 +159,65 @@ def test_a_warning_is_a_line_of_its_own(
 )
 def test_a_duration_has_hours_only_where_there_are_any(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_a_training_in_python_can_be_watched_epoch_by_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    at_once = partial(progress.tqdm, delay=0, mininterval=0, file=terminal)
+    # What the bar is told it is not told again: the test overrides when, and where.
+    monkeypatch.setattr(progress, "tqdm", lambda **told: at_once(**{**told, "delay": 0}))
+    watch = progress.ProgressBar()
+    for epoch in (1, 2):
+        for batch in (1, 2):
+            watch(running(epoch, batch, 2, wrong=5 * batch))
+        watch(running(epoch, 2, 2, wrong=10, tested=20))
+        watch(running(epoch, 2, 2, wrong=10, tested=40))
+    frames = terminal.getvalue().split("\r")
+    for epoch in (1, 2):
+        assert any(f"epoch {epoch}: 100%" in frame and "2/2" in frame for frame in frames)
+    assert any("error 25.00 %" in frame for frame in frames)
+    # Gone, and not begun anew while the test samples are looked at.
+    assert not frames[-1].strip()
+    assert sum("epoch 2:   0%" in frame for frame in frames) == 1
+
+
+def test_a_watched_training_is_the_same_training() -> None:
+    def weights(on_batch: progress.ProgressBar | None = None) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = eqprop.PrototypicalNetwork(eqprop.dense(64, 10))
+        estimator = eqprop.EquilibriumPropagation(3, 2, beta=0.5)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        digits = eqprop.load_dataset("digits")
+        training = eqprop.train(
+            model, estimator, optimizer, digits, epochs=1, batch_size=200, on_batch=on_batch
+        )
+        list(training)
+        return [parameter.detach() for parameter in model.parameters()]
+
+    plain, watched = weights(), weights(progress.ProgressBar())
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+
+
+def test_in_jupyter_the_bar_is_one_of_the_page() -> None:
+    """Skipped without what Jupyter needs, which the site needs too."""
+    client, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    for package in ("ipykernel", "ipywidgets"):
+        pytest.importorskip(package)
+    cell = """
+import eqprop, time, torch
+model = eqprop.PrototypicalNetwork(eqprop.dense(64, 10))
+estimator = eqprop.EquilibriumPropagation(3, 2, beta=0.5)
+optimizer, data = torch.optim.SGD(model.parameters(), 0.1), eqprop.load_dataset("digits")
+watch = eqprop.ProgressBar()
+def slowly(running):
+    time.sleep(0.3)
+    watch(running)
+list(eqprop.train(model, estimator, optimizer, data, epochs=1, batch_size=240, on_batch=slowly))
+"""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    client.NotebookClient(book, kernel_name="python3", timeout=60).execute()
+    (code,) = book.cells
+    shown = [output.data for output in code.outputs if "data" in output]
+    assert any("application/vnd.jupyter.widget-view+json" in data for data in shown), shown

@@ -72,6 +72,35 @@ def torchrun(*words: object, waits: int = 0, fails: int = 0) -> subprocess.Popen
     )
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "distributed.md"
+
+
+def test_the_loop_of_ones_own_in_the_documentation_is_the_same_in_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = re.search(r"<!-- runs alone -->\n```python\n(.*?)```", PAGE.read_text(), re.S)
+    assert found
+    Path("train.py").write_text(found[1])
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    one, two = (
+        subprocess.run(
+            [sys.executable, *launcher, "train.py"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        ).stdout
+        for launcher in ([], several)
+    )
+    errors = [float(error) for error in re.findall(r"error ([\d.]+) %", one)]
+    assert len(errors) == 3
+    assert errors[-1] < 15 < errors[0]
+    # The first process alone says it, of the samples of both.
+    assert two == one
+
+
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
     """Exit status, output, and what we have said ourselves, of all lines that were."""
     try:

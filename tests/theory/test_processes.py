@@ -4,8 +4,9 @@ import copy
 import dataclasses
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eqprop.analysis.agreement import average, compare
+from eqprop.analysis.kind import model_kind
 from eqprop.analysis.processes import FreePhase, Process, bptt_process, ep_process, free_phase
 from eqprop.core.costs import Cost
 from eqprop.core.models import ConvergentModel, PrimitiveModel, State, VectorFieldModel
@@ -773,10 +775,33 @@ def test_layers_updated_in_turn_agree_in_their_totals_alone() -> None:
         errors[updates] = found.parameters.overall.relative_error
         for name, total in ep.total.items():
             torch.testing.assert_close(total, -bptt.total[name], rtol=1e-4, atol=1e-7)
-        in_turn = updates == "alternating"
-        assert found.premise.holds is not in_turn
-        assert any("in turn" in problem for problem in found.premise.problems) is in_turn
+        assert found.premise.holds
+        assert found.premise.in_turn is (updates == "alternating")
     assert errors["synchronous"] < 1e-4 < 0.1 < errors["alternating"]
+
+
+@pytest.mark.parametrize("nudge", ["inside", "outside"])
+def test_in_turn_the_total_follows_the_gradient_if_the_output_is_nudged_inside_of_rho(
+    nudge: Literal["inside", "outside"],
+) -> None:
+    torch.manual_seed(0)
+    model = PrototypicalNetwork(
+        dense(5, 6, 4, 3), "tanh", updates="alternating", nudge=nudge
+    ).double()
+    x, y = torch.rand(4, 5).double(), torch.rand(4, 3).double()
+    steps: dict[str, Any] = {"free_steps": 900, "nudged_steps": 200}
+    bptt = bptt_process(model, x, y, **steps)
+    wanted = -torch.cat([total.flatten() for total in bptt.total.values()])
+    errors = []
+    for beta in (1e-2, 1e-3, 1e-4):
+        total = ep_process(model, x, y, beta=beta, **steps).total
+        found = torch.cat([total[name].flatten() for name in bptt.total])
+        errors.append(((found - wanted).norm() / wanted.norm()).item())
+    slopes = [math.log10(large / small) for large, small in pairwise(errors)]
+    assert slopes == pytest.approx([1, 1] if nudge == "inside" else [0, 0], abs=0.1)
+    kind = model_kind(model)
+    assert kind.in_turn
+    assert ("falls" if nudge == "inside" else "levels off") in kind.expected()
 
 
 def test_the_premise_of_an_average_is_the_worst() -> None:

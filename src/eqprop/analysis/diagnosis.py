@@ -105,6 +105,8 @@ class BetaCurve:
         states, parameters: the relative error, one per β.
         holds: whether the premise holds for that β.
         steady: whether the free phase was steady enough for that β.
+        angles: degrees between the total updates, see
+            :attr:`~eqprop.analysis.agreement.Comparison.total_update_angle`.
     """
 
     beta: tuple[float, ...]
@@ -112,6 +114,7 @@ class BetaCurve:
     parameters: tuple[float, ...]
     holds: tuple[bool, ...]
     steady: tuple[bool, ...]
+    angles: tuple[float, ...]
 
     __repr__ = summary
 
@@ -265,6 +268,7 @@ def diagnose(
             parameters=tuple(of.parameters.overall.relative_error for of in curve),
             holds=tuple(of.premise.holds for of in curve),
             steady=tuple(of.premise.steady for of in curve),
+            angles=tuple(of.total_update_angle for of in curve),
         ),
         states,
         parameters,
@@ -399,6 +403,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
             "beta": list(curve.beta),
             "states": list(curve.states),
             "parameters": list(curve.parameters),
+            "total_update_angle": list(curve.angles),
             "premise_holds": list(curve.holds),
             "slope": {
                 "states": curve.slope(curve.states),

@@ -20,7 +20,8 @@ Hence Δ_s(t) = −D ∇_s(t), and Δ_θ(t) = (∂²Φ/∂θ∂s)ᵀ Δ_s(t) = �
 σ, the force on the output lacks the D.
 
 What units that are held change of this is in :mod:`eqprop.analysis.held`. Where layers are updated
-in turn, the totals over a nudged phase that has settled agree, the single steps do not.
+in turn, the steady states are the same, and so are the totals over a nudged phase that has settled,
+of EP and of BPTT: of these the table holds. The single steps are others, and do not agree.
 
 Source: Ernoult et al., https://arxiv.org/abs/1905.13633; vector fields:
 https://arxiv.org/abs/2005.04168.
@@ -76,21 +77,23 @@ class ModelKind:
 
     def expected(self, *, symmetric: bool = False) -> str:
         """What the error is to do as β → 0."""
+        error = self._error(symmetric)
         if self.in_turn:
-            return "only the totals over a nudged phase that has settled agree, no single steps"
+            return f"of the total over a settled nudged phase {error}; single steps do not agree"
+        return error
+
+    def _error(self, symmetric: bool) -> str:
         falls = f"the error falls in proportion to {'β²' if symmetric else 'β'}"
         if self.name == "exact":
             return f"{falls}{', but for states at the clip' * self.clipped}"
         if self.name == "approximate" and self.inside:
             return f"{falls} in parameters, and levels off in states, as ρ′ lies between"
         if self.name == "approximate":
-            return "the error levels off, as EP leaves out the ρ′ of the output layer"
+            return f"the error levels off, as {_LEFT_OUT}"
         if self.weight_angles and max(self.weight_angles) < _PARALLEL:
             same = "backward weights equal the forward ones"
             return f"as long as {same}, " + (
-                "it levels off, as EP leaves out the ρ′ of the output layer"
-                if self.activated
-                else falls
+                f"it levels off, as {_LEFT_OUT}" if self.activated else falls
             )
         if self.weight_angles:
             return "the error levels off, as what comes down is turned by about that angle"
@@ -105,6 +108,8 @@ class ModelKind:
             "expected": self.expected(symmetric=symmetric),
         }
 
+
+_LEFT_OUT = "EP leaves out the ρ′ of the output layer, unless it is nudged inside of ρ"
 
 _PARALLEL = 0.01
 """Degrees below which weights count as equal."""

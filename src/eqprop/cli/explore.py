@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     if opened.checkpoint is not None and opened.checkpoint.history:
         last = opened.checkpoint.history[-1]
         epochs = core.counted(last["epoch"], "epoch")
-        trained = f", after {epochs}, test error {last['test_error']:.2f} %"
+        trained = f", after {epochs}, {experiment.tested_on} error {last['test_error']:.2f} %"
     page = explorer.explorer_page(
         opened.network,
         data.test.images[:count],

@@ -23,7 +23,6 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -32,6 +31,7 @@ from eqprop.cli import bench, evaluate, explore, predict, presets, reproduce, sh
 from eqprop.cli.options import Parser, remember_options
 from eqprop.cli.spelling import SPELT
 from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError, system_error
+from eqprop.version import __version__
 
 __all__ = ["main"]
 
@@ -157,7 +157,7 @@ def _give_up(stream: TextIO) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="eqprop", description="Train networks with Equilibrium Propagation.")
-    parser.add_argument("--version", action="version", version=f"eqprop {version('eqprop')}")
+    parser.add_argument("--version", action="version", version=f"eqprop {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)

@@ -25,6 +25,7 @@ levels. The training data is not needed. A network that has learnt numbers inste
 (regression:FILE) says these.
 
   eqprop predict runs/cifar-10-small cat.png dog.jpg
+  eqprop predict runs/cifar-10-small photos          all images of a folder
 """
 
 
@@ -38,7 +39,9 @@ def add(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("folder", type=place, metavar="DIR", help="folder of a run")
-    parser.add_argument("files", type=place, nargs="+", metavar="FILE", help="images")
+    parser.add_argument(
+        "files", type=place, nargs="+", metavar="FILE", help="images, or folders of such"
+    )
     add_usual(parser, json="it")
     add_options(
         parser,
@@ -63,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             "found one that has learnt from other numbers, and nobody knows which of them a grey "
             "level is; classify in Python, with open_run(DIR).predict(inputs)"
         )
-    files: list[Path] = options.files
+    files = [file for name in options.files for file in data.images_at(name)]
     images = [data.read_image(file, shape, opened.inputs.brightest) for file in files]
     with opened.blamed(), runs.enough_for(opened.experiment):
         outputs = opened.outputs(images).double().cpu()

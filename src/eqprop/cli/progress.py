@@ -90,10 +90,20 @@ class Display:
         batches: mini-batches in each.
         done: how many mini-batches were done earlier.
         settles: whether samples stop where they rest, each after steps of its own.
+        tested_on: which samples the test error is of.
     """
 
-    def __init__(self, epochs: int, batches: int, done: int = 0, *, settles: bool = False) -> None:
+    def __init__(
+        self,
+        epochs: int,
+        batches: int,
+        done: int = 0,
+        *,
+        settles: bool = False,
+        tested_on: str = "test",
+    ) -> None:
         self._epochs, self._batches, self._settles = epochs, batches, settles
+        self._tested_on = tested_on
         self._done, self._started = done, time.perf_counter()
         self._progress = Progress(epochs * batches, "batch", done=done, delay=0, interval=60)
 
@@ -111,7 +121,8 @@ class Display:
         left = per_batch * (self._epochs * self._batches - done)
         self._progress.say(
             f"epoch {metrics.epoch:>{len(str(self._epochs))}}/{self._epochs}  "
-            f"error: train {metrics.train_error:5.2f} %, test {metrics.test_error:5.2f} %  "
+            f"error: train {metrics.train_error:5.2f} %, "
+            f"{self._tested_on} {metrics.test_error:5.2f} %  "
             f"{_angles(metrics.weight_angles)}{_steps(metrics) if self._settles else ''}"
             f"{_unrest(metrics)}"
             f"{metrics.seconds:.1f} s  {duration(left)} left"

@@ -47,6 +47,11 @@ _STORE_EVERY = 120.0
 """Seconds of training that a killed process may lose."""
 
 _END = """\
+A line per epoch says the errors; how many steps a sample took on average, T in the free and K in
+the nudged phase, where samples stop by themselves (--settle); and the share of the training samples
+"not at rest", of which some unit still moved by more than 0.01, or the tolerance, in the last step
+of the free phase. Some are no harm. More than 5 % are warned of, where they spoil the gradient.
+
 The run's folder receives config.json, metrics.jsonl (one line per epoch), checkpoint/ and
 curves.png. The checkpoint is written after every epoch, within one every two minutes, and when
 Ctrl-C, SIGTERM or SIGHUP stops the run (exit status 130, 143 or 129); --resume goes on from there
@@ -327,7 +332,8 @@ def _train(
     history = [] if begun is None else list(begun.history)
     left = None if begun is None else begun.unfinished
     done = len(history) * batches + (0 if left is None else left.batch)
-    display = Display(epochs, batches, done, settles=settles)
+    tested_on = experiment.tested_on
+    display = Display(epochs, batches, done, settles=settles, tested_on=tested_on)
     events = writer(str(folder.path / "tensorboard")) if writer and ranks.first else None
     said: frozenset[str] = frozenset()
     guessing = training.guessing_error(dataset.test)
@@ -395,7 +401,7 @@ def _train(
             if events is not None:
                 events.close()
             if history and ranks.first and folder.config.exists():
-                pictures.draw_curves(history, folder.curves)
+                pictures.draw_curves(history, folder.curves, tested_on=tested_on)
     ranks.end()
     if as_json:
         print(json.dumps(history[-1]))
@@ -403,7 +409,7 @@ def _train(
         trained = core.counted(len(history), "epoch")
         of = " of the variance, which is not explained," if dataset.test.regression else ""
         print(
-            f"test error {history[-1]['test_error']:.2f} %{of} after {trained} "
+            f"{tested_on} error {history[-1]['test_error']:.2f} %{of} after {trained} "
             f"({sum(entry['seconds'] for entry in history):.0f} s); everything is in {folder.path}"
         )
         watch = f"; watch it settle: eqprop explore {folder.path}"

@@ -14,6 +14,7 @@ from .augmentation import Fill as Fill
 from .augmentation import random_flip as random_flip
 from .augmentation import random_shift as random_shift
 from .brought import folder as folder
+from .brought import images_at as images_at
 from .brought import npz as npz
 from .brought import read_image as read_image
 from .colour import CIFAR_10 as CIFAR_10

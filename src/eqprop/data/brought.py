@@ -31,7 +31,7 @@ from eqprop.data.archives import DataError
 from eqprop.data.dataset import Source
 from eqprop.errors import system_error
 
-__all__ = ["folder", "npz", "read_image", "regression"]
+__all__ = ["folder", "images_at", "npz", "read_image", "regression"]
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -241,10 +241,31 @@ def _listed(path: Path) -> list[Path]:
             for of_class in path.iterdir()
             if of_class.is_dir() and not of_class.name.startswith(".")
             for file in of_class.iterdir()
-            if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
+            if _is_image(file)
         )
     except OSError as error:
         raise DataError(_unread(path, error)) from None
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in _IMAGES and not file.name.startswith(".")
+
+
+def images_at(path: Path) -> list[Path]:
+    """The images of a folder, in the order of their names; a path that is none stays what it is.
+
+    Raises:
+        DataError: there is none in it, or it cannot be read.
+    """
+    if not path.is_dir():
+        return [path]
+    try:
+        found = sorted(filter(_is_image, path.iterdir()))
+    except OSError as error:
+        raise DataError(_unread(path, error)) from None
+    if not found:
+        raise DataError(f"{path}: expected images *.png or *.jpg in the folder, found none")
+    return found
 
 
 def _kind_of(train: Sequence[Path], test: Sequence[Path]) -> tuple[tuple[int, int], str]:

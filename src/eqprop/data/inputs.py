@@ -6,6 +6,7 @@ with brightest = 255 for bytes, and mean and scale, one for each channel or colu
 normalised. Whoever has a trained network needs this to show it an image that it has not seen.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self, final
@@ -51,12 +52,30 @@ class Inputs:
     def prepared(self, raw: Tensor) -> Tensor:
         """Raw inputs (B, …) as a network sees them; of the dtype that is the default one.
 
+        Grey images may lack the axis of their only channel.
+
         Raises:
             ValueError: of another shape.
+
+        Warns:
+            UserWarning: no number is above 1, where raw ones go up to ``brightest``: these have
+                probably been scaled already.
         """
+        if self.shape[:1] == (1,) and raw.shape[1:] == self.shape[1:]:
+            raw = raw.unsqueeze(1)
         if raw.shape[1:] != self.shape:
+            alone = "one alone; make it a mini-batch of one: x[None]"
             raise ValueError(
-                f"inputs: expected samples of shape {self.shape}, got {tuple(raw.shape[1:])}"
+                f"inputs: expected samples of shape {self.shape}, got "
+                f"{alone if raw.shape == self.shape else tuple(raw.shape[1:])}"
+            )
+        if self.brightest > 1 and raw.is_floating_point() and raw.numel() and 0 < raw.max() <= 1:
+            warnings.warn(
+                f"inputs: expected raw numbers, which go up to {self.brightest:g}, got none above "
+                "1; if they are scaled already, as those of a data set are, "
+                f"multiply them by {self.brightest:g} or ask the network itself: "
+                "eqprop.predict(run.network, images, T)",
+                stacklevel=3,
             )
         return self.normalized(raw.to(torch.get_default_dtype()) / self.brightest)
 

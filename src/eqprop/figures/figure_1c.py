@@ -224,7 +224,9 @@ with it.
         T, K = experiment.free_steps, experiment.nudged_steps
         free = analysis.free_phase(network, x, T, K)
         bptt = analysis.bptt_process(network, x, y, free_steps=T, nudged_steps=K, free=free)
-        eta = experiment.learning_rates if experiment.estimator == "c-ep" else None
+        rates = experiment.learning_rates
+        of_all = rates if len(rates) > 1 else sum(rates)
+        eta = of_all if experiment.estimator == "c-ep" else None
         drawn = experiment.nudging == "random-sign"
         beta = abs(experiment.beta) if drawn else experiment.beta
         nudging = "symmetric" if experiment.nudging == "symmetric" else "one-sided"

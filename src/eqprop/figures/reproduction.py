@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from eqprop import core, data, runs
-from eqprop.errors import Failure, Stopped, UsageError
+from eqprop.errors import ConfigurationError, Failure, Stopped, UsageError
 from eqprop.figures.figure import Figure, Table
 from eqprop.figures.run import Run
 from eqprop.files import write_atomically
@@ -49,11 +49,11 @@ class Known:
     """What several reproductions find out once.
 
     Attributes:
-        datasets: that are loaded, by name.
+        datasets: that are loaded, by name and dtype.
         seconds: how long an epoch of an experiment takes here.
     """
 
-    datasets: "dict[str, data.Dataset]" = field(default_factory=dict)
+    datasets: "dict[tuple[str, str], data.Dataset]" = field(default_factory=dict)
     seconds: dict[Experiment, float] = field(default_factory=dict)
 
 
@@ -161,7 +161,7 @@ class Reproduction:
         with watcher.measuring(len({*alike.values()} - seconds.keys()), "time") as tick:
             for name, of in alike.items():
                 if of not in seconds:
-                    dataset = datasets[of.dataset]
+                    dataset = datasets[_data_of(of)]
                     batches = -(-len(dataset.train) // of.batch_size)
                     seconds[of] = runs.seconds_per_batch(of, dataset) * batches
                     tick(name)
@@ -266,17 +266,20 @@ class Reproduction:
             if here:
                 signal.signal(signal.SIGTERM, before)
 
-    def _load(self) -> dict[str, "data.Dataset"]:
-        """The data sets of all runs, by name."""
-        wanted = {run.planned.experiment.dataset: run.planned.experiment for run in self._runs}
+    def _load(self) -> dict[tuple[str, str], "data.Dataset"]:
+        """The data sets of all runs, by name and dtype."""
+        planned = [run.planned.experiment for run in self._runs]
+        wanted = {_data_of(experiment): experiment for experiment in planned}
         found = self._known.datasets
-        for name in wanted.keys() - found.keys():
-            experiment = wanted[name]
-            with runs.enough_memory(f"dataset = {name}", experiment.device):
-                found[name] = runs.build_data(experiment, self._data_dir)
+        for key in wanted.keys() - found.keys():
+            experiment = wanted[key]
+            with runs.enough_memory(f"dataset = {experiment.dataset}", experiment.device):
+                found[key] = runs.build_data(experiment, self._data_dir)
         return found
 
-    def _measure(self, datasets: Mapping[str, "data.Dataset"], watcher: Watcher) -> None:
+    def _measure(
+        self, datasets: Mapping[tuple[str, str], "data.Dataset"], watcher: Watcher
+    ) -> None:
         import torch
 
         torch.set_num_threads(1)
@@ -286,8 +289,8 @@ class Reproduction:
                 of = run.planned.experiment
                 try:
                     with runs.enough_memory(f"batch_size = {of.batch_size}", of.device):
-                        run.store(self._figure.measure(run.planned, datasets[of.dataset]))
-                except core.NonFiniteError as error:
+                        run.store(self._figure.measure(run.planned, datasets[_data_of(of)]))
+                except (core.NonFiniteError, ConfigurationError) as error:
                     run.unmeasured = f"{self._figure.measured}: {error}"
                 tick(run.name)
 
@@ -366,3 +369,8 @@ class Reproduction:
         # Last: where it lies, the pictures do.
         write_atomically(self._file, (json.dumps(result, indent=2) + "\n").encode())
         return result
+
+
+def _data_of(experiment: Experiment) -> tuple[str, str]:
+    """What tells the data of runs apart: one that only measures may do so in float64."""
+    return experiment.dataset, experiment.dtype

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from eqprop.training.loop import Metrics
 __all__ = ["draw_curves"]
 
 
-def draw_curves(history: Sequence[Metrics | Mapping[str, Any]], path: str | Path) -> None:
+def draw_curves(
+    history: Sequence[Metrics | Mapping[str, Any]], path: str | Path, *, tested_on: str = "test"
+) -> None:
     """Train and test error in % over epochs, as PNG, and below them what there is to be seen: the
     weight angles, the steps that samples took to settle, and the share of those that did not.
 
@@ -23,6 +26,7 @@ def draw_curves(history: Sequence[Metrics | Mapping[str, Any]], path: str | Path
         history: the metrics of every epoch, as :func:`~eqprop.training.loop.train` gives them or
             as their names and values.
         path: where to write it.
+        tested_on: which samples the test error is of.
 
     Raises:
         ValueError: there is no epoch.
@@ -30,14 +34,14 @@ def draw_curves(history: Sequence[Metrics | Mapping[str, Any]], path: str | Path
     if not history:
         raise ValueError("history: expected the metrics of at least one epoch, got none")
     history = [vars(epoch) if isinstance(epoch, Metrics) else epoch for epoch in history]
-    panels: list[tuple[float, _Panel]] = [(4, _errors)]
+    panels: list[tuple[float, _Panel]] = [(4, partial(_errors, tested_on))]
     # Runs of earlier versions lack these.
     if history[-1].get("weight_angles"):
         panels.append((2, _angles))
     if any(_differ(metrics) for metrics in history):
         panels.append((2.2, _steps))
     if any(_unrest(metrics) >= _SEEN for metrics in history):
-        panels.append((2.2, _rest))
+        panels.append((2.2, partial(_rest, tested_on)))
     heights = [height for height, _ in panels]
     figure = Figure(figsize=(6, sum(heights)), layout="constrained")
     grid = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
@@ -68,16 +72,20 @@ _Panel = Callable[[Axes, Sequence[int], Sequence[Mapping[str, Any]], Mapping[str
 
 
 def _errors(
+    tested_on: str,
     axes: Axes,
     epochs: Sequence[int],
     history: Sequence[Mapping[str, Any]],
     style: Mapping[str, Any],
 ) -> None:
     drawn = []
-    for name, line, colour in (("train", "--", "0.55"), ("test", "-", COLOURS[0])):
+    for name, of, line, colour in (
+        ("train", "train", "--", "0.55"),
+        ("test", tested_on, "-", COLOURS[0]),
+    ):
         errors = [_number(metrics, f"{name}_error") for metrics in history]
         last = "no number" if math.isnan(errors[-1]) else f"{errors[-1]:.2f} %"
-        label = f"{name} error, last {last}"
+        label = f"{of} error, last {last}"
         axes.plot(epochs, errors, line, color=colour, label=label, **style)
         drawn += errors
     error_axis(axes, drawn)
@@ -130,6 +138,7 @@ def _steps(
 
 
 def _rest(
+    tested_on: str,
     axes: Axes,
     epochs: Sequence[int],
     history: Sequence[Mapping[str, Any]],
@@ -138,8 +147,8 @@ def _rest(
     highest = 0.1
     for name, said, line, colour in (
         ("restless", "training samples", "--", "0.55"),
-        ("test_restless", "test samples", "-", COLOURS[0]),
-        ("test_cycling", "test samples in two-cycles", ":", COLOURS[1]),
+        ("test_restless", f"{tested_on} samples", "-", COLOURS[0]),
+        ("test_cycling", f"{tested_on} samples in two-cycles", ":", COLOURS[1]),
     ):
         share = [_number(metrics, name) for metrics in history]
         if name == "test_cycling" and not any(value > 0 for value in share):

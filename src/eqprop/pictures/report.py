@@ -23,19 +23,21 @@ def theorem_text(diagnosis: Diagnosis, width: int = 80) -> str:
     kind, symmetric = diagnosis.kind, diagnosis.conditions.nudging == "symmetric"
     said = [f"model: {kind.said}", f"as β → 0: {kind.expected(symmetric=symmetric)}"]
     for eta, found in zip(diagnosis.etas, diagnosis.by_eta, strict=True):
-        headers = f"η = {eta:g}", "relative error", "cosine", "angle", "equal signs"
+        of = f"η = {eta:g}" + ", single steps" * kind.in_turn
+        headers = of, "relative error", "cosine", "angle", "equal signs"
         spread = f" ± {found.spread.total_update_angle:.1g}" if found.batches > 1 else ""
-        said += [
-            "",
-            table(headers, _rows(found, diagnosis.labels), width=width).rstrip("\n"),
+        steps = table(headers, _rows(found, diagnosis.labels), width=width).rstrip("\n")
+        total = (
             "angle between the total update of EP and minus the total gradient of BPTT, weights: "
-            f"{_number(found.mean.total_update_angle, '.3g', f'{spread}°')}",
-        ]
+            f"{_number(found.mean.total_update_angle, '.3g', f'{spread}°')}"
+        )
+        # What is to agree comes first.
+        said += ["", total, "", steps] if kind.in_turn else ["", steps, total]
     premise = diagnosis.premise
     residual = _by_layer(premise, [f"{value:.1e}" for value in premise.residual])
     curve = diagnosis.curve
     if curve.beta:
-        headers = "error against β", "states", "parameters"
+        headers = "error against β", "states", "parameters", "angle of the total"
         said += ["", table(headers, _points(curve), width=width).rstrip("\n"), _trend(curve)]
     said += ["", f"residual of the free phase: {residual}"]
     said += _held(diagnosis)
@@ -67,10 +69,15 @@ def _number(value: float, form: str, unit: str = "") -> str:
 
 
 def _points(curve: BetaCurve) -> list[tuple[str, ...]]:
-    rows = zip(curve.beta, curve.states, curve.parameters, curve.steady, strict=True)
+    columns = curve.beta, curve.steady, curve.states, curve.parameters, curve.angles
     return [
-        (f"β = {beta:g}{'' if steady else ', not steady'}", f"{states:.3g}", f"{parameters:.3g}")
-        for beta, states, parameters, steady in reversed(list(rows))
+        (
+            f"β = {beta:g}{'' if steady else ', not steady'}",
+            f"{states:.3g}",
+            f"{parameters:.3g}",
+            _number(angle, ".3g", "°"),
+        )
+        for beta, steady, states, parameters, angle in reversed(list(zip(*columns, strict=True)))
     ]
 
 
@@ -121,6 +128,11 @@ def _by_layer(premise: Premise, words: Sequence[str]) -> str:
 def _verdict(premise: Premise, kind: ModelKind) -> list[str]:
     if not premise.holds:
         return [f"PREMISE FAILS: {problem}" for problem in premise.problems]
+    if kind.in_turn:
+        return [
+            "premise: the free phase was steady; as layers are updated in turn, the total is what "
+            "is to agree, and no single step"
+        ]
     if kind.name == "exact":
         return ["premise: holds, the free phase was steady"]
     of = "the gradient of no Φ" if kind.name == "approximate" else "from no Φ"

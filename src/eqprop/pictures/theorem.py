@@ -281,7 +281,8 @@ def _broken(name: str) -> str:
 
 def _titled(title: str, diagnosis: Diagnosis, said: str) -> str:
     """What was looked at, what kind of model it is, and what is shown."""
-    return "\n".join(filter(None, (title, diagnosis.kind.said, said)))
+    alone = "only the total is to agree, no single step" * diagnosis.kind.in_turn
+    return "\n".join(filter(None, (title, diagnosis.kind.said, alone, said)))
 
 
 def _warning(premise: Premise, figure: Figure) -> str:

@@ -260,7 +260,8 @@ def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.op
     count = len(layers) - len(experiment.links) - network.has_readout
     order = [*range(count), *range(count + network.has_readout, len(layers))]
     order += [count] if network.has_readout else []
-    rates = [experiment.learning_rates[i] for i in order]
+    rates = _per_layer(experiment.learning_rates, len(layers))
+    rates = [rates[i] for i in order]
     groups = network.parameter_groups(rates, backward=experiment.backward_rate)
     decays = _per_layer(experiment.weight_decay, len(layers))
     decays = [decays[i] for i in order]

@@ -31,10 +31,10 @@ def guessing_warning(experiment: Experiment, metrics: Metrics, guessing: float, 
         return ""
     rates = " ".join(map(str, experiment.learning_rates))
     return (
-        f"after {metrics.epoch} epochs the test error of {metrics.test_error:.2f} % is, but for "
-        f"chance, that of guessing ({guessing:.2f} %): nothing is learnt; try other "
-        f"--learning-rates, mostly smaller ones than {rates}, or another --beta than "
-        f"{experiment.beta:g}, and look with "
+        f"after {metrics.epoch} epochs the {experiment.tested_on} error of "
+        f"{metrics.test_error:.2f} % is, but for chance, that of guessing ({guessing:.2f} %): "
+        f"nothing is learnt; try other --learning-rates, mostly smaller ones than {rates}, or "
+        f"another --beta than {experiment.beta:g}, and look with "
         "`eqprop theorem` whether the updates follow the gradient"
     )
 
@@ -87,7 +87,9 @@ def settling_warning(experiment: Experiment, metrics: Metrics) -> str:
     remedies = ["smaller learning rates"]
     if experiment.updates == "synchronous":
         remedies.insert(0, "--updates alternating")
-    # More steps are of no use to what only goes to and fro.
+    # More steps are of no use to what only goes to and fro; in real time it may overshoot.
+    if experiment.network == "real-time" and 2 * cycling > unrest:
+        remedies.append(f"an --epsilon below {experiment.epsilon:g}")
     if 2 * cycling <= unrest:
         remedies.append(f"--free-steps beyond {experiment.free_steps}")
         if experiment.network == "real-time":

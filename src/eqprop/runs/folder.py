@@ -18,9 +18,8 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, final
@@ -31,6 +30,7 @@ from eqprop.files import locked, naming, write_atomically
 from eqprop.settings.experiment import Experiment
 from eqprop.settings.fields import UnknownSettingsError
 from eqprop.training.checkpoint import LAST, Checkpoint
+from eqprop.version import __version__
 
 __all__ = ["RunConfig", "RunError", "RunFolder", "new_folder", "require_folder", "resuming"]
 
@@ -213,7 +213,9 @@ class RunFolder:
         """
         if not self.config.is_file():
             found = "no config.json in it" if self.path.is_dir() else "no such folder"
-            raise RunError(f"{self.path}: expected the folder of a run, found {found}")
+            raise RunError(
+                f"{self.path}: expected the folder of a run, found {found}{self._near()}"
+            )
         try:
             written = self.config.read_bytes()
         except OSError as error:
@@ -297,6 +299,16 @@ class RunFolder:
             resume = f"then go on with: eqprop train {resuming(self.path)}"
             raise RunError(system_error(error, resume)) from None
 
+    def _near(self) -> str:
+        """The newest runs within a folder that is none, or beside one that does not exist."""
+        within = self.path if self.path.is_dir() else self.path.parent
+        with suppress(OSError):
+            runs = sorted(within.glob("*/config.json"), key=lambda at: -at.stat().st_mtime)
+            if runs:
+                names = ", ".join(shlex.quote(str(at.parent)) for at in runs[:3])
+                return f"; there is {names}{', …' * (len(runs) > 3)}"
+        return ""
+
     def rewrite_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Bring ``metrics.jsonl`` to the state of a checkpoint."""
         lines = "".join(json.dumps(metrics) + "\n" for metrics in history)
@@ -305,18 +317,17 @@ class RunFolder:
 
 def _unreadable(config: Any, error: Exception) -> str:
     """Why the settings of a run cannot be read, and what to do."""
-    ours = version("eqprop")
     environment = config.get("environment") if isinstance(config, dict) else None
     theirs = environment.get("eqprop") if isinstance(environment, dict) else None
-    if isinstance(theirs, str) and _order(theirs) > _order(ours):
+    if isinstance(theirs, str) and _order(theirs) > _order(__version__):
         return (
-            f"written by a newer version of eqprop: expected a run of {ours} or earlier, found one "
-            f"of {theirs} ({error}); upgrade eqprop"
+            f"written by a newer version of eqprop: expected a run of {__version__} or earlier, "
+            f"found one of {theirs} ({error}); upgrade eqprop"
         )
     if isinstance(error, UnknownSettingsError):
         return (
             "written by a newer version of eqprop, or changed by hand: expected the settings that "
-            f"{ours} has, found {error} too; upgrade eqprop, or restore the file from a copy"
+            f"{__version__} has, found {error} too; upgrade eqprop, or restore the file from a copy"
         )
     if isinstance(error, ConfigurationError):
         return f"{error}; put it right, or restore the file from a copy"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from eqprop.settings.work import available_cores
+from eqprop.version import __version__
 
 __all__ = ["environment", "threads_each"]
 
@@ -21,7 +22,7 @@ def environment(threads: int, device: str) -> dict[str, Any]:
         device: as settings name it.
     """
     return {
-        "eqprop": version("eqprop"),
+        "eqprop": __version__,
         "torch": version("torch"),
         "numpy": version("numpy"),
         "python": platform.python_version(),

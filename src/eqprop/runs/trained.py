@@ -80,10 +80,15 @@ class TrainedRun:
     def outputs(self, raw: Any) -> Tensor:
         """ŷ of every raw input, (B, classes) or (B, targets), such as images (B, C, H, W) of bytes.
 
-        They are scaled as the data of the run was, and settle as in its training.
+        They are scaled as the data of the run was, and settle as in its training. Images of a
+        :class:`~eqprop.data.dataset.Dataset` are scaled already: for those see
+        :func:`~eqprop.training.evaluation.predict`.
 
         Raises:
             ValueError: inputs of another shape than those of the run.
+
+        Warns:
+            UserWarning: inputs that have probably been scaled already.
         """
         like = next(self.network.parameters())
         x = self.inputs.prepared(torch.as_tensor(np.asarray(raw))).to(like)

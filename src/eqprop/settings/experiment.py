@@ -177,7 +177,7 @@ class Experiment(Settings):
     )
     learning_rates: tuple[float, ...] = _optimisation(
         (0.1, 0.05),
-        "one per layer, input side first",
+        "one for all, or one per layer, input side first",
         allowed=each("numbers from 0 to 1e30", lambda x: 0 <= x <= 1e30),
     )
     backward_rate: float = _optimisation(
@@ -257,6 +257,11 @@ class Experiment(Settings):
         1, "CPU threads; at mini-batches of 20 more than one seldom helps", allowed=whole(1, 1024)
     )
 
+    @property
+    def tested_on(self) -> str:
+        """What the test error is one of: the test samples, or those set aside to choose by."""
+        return "validation" if self.validation_share else "test"
+
     def check_together(self) -> None:
         least = {"float32": 2.0**-23, "float64": 2.0**-52}[self.dtype]
         self.require(
@@ -287,13 +292,7 @@ class Experiment(Settings):
             )
         linked = f", then one per link (links = {shown(self.links)})" if self.links else ""
         convolutions = f"channels = {shown(self.channels)}, " if self.channels else ""
-        self.require(
-            "learning_rates",
-            len(self.learning_rates) == layers + len(self.links),
-            f"{layers + len(self.links)} numbers, one per layer ({convolutions}hidden = "
-            f"{shown(self.hidden)}, and the output){linked}",
-        )
-        for name in ("gains", "weight_decay"):
+        for name in ("learning_rates", "gains", "weight_decay"):
             self.require(
                 name,
                 len(getattr(self, name)) in {1, layers + len(self.links)},

@@ -312,7 +312,9 @@ class Settings:
                 return tuple(_value(kind.item, word) for word in words)
             return _value(kind.item, words)
         except ValueError:
-            raise ConfigurationError(name, words, kind.expected) from None
+            commas = kind.several and any("," in word for word in words)
+            between = ", with blanks between them instead of commas" * commas
+            raise ConfigurationError(name, words, kind.expected + between) from None
 
     @classmethod
     def words(cls, name: str, value: Any) -> list[str]:

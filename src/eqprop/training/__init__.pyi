@@ -9,6 +9,7 @@ from .loop import Metrics as Metrics
 from .loop import Running as Running
 from .loop import Unfinished as Unfinished
 from .loop import train as train
+from .progress import ProgressBar as ProgressBar
 from .settled import AT_REST as AT_REST
 from .settled import Settled as Settled
 from .settled import Tally as Tally

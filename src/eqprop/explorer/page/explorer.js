@@ -191,7 +191,8 @@
     });
     const said = network.output(state);
     const top = Math.max(...said), least = Math.min(0, ...said);
-    const winner = said.indexOf(top);
+    // Before the first step nothing was said.
+    const winner = t > 0 || !free ? said.indexOf(top) : -1;
     rows.forEach(([name, bar, number], c) => {
       bar.style.width = `${(100 * (said[c] - least)) / Math.max(1e-9, Math.max(1, top) - least)}%`;
       number.textContent = said[c].toFixed(3);
@@ -217,7 +218,7 @@
       else how = "still moves";
       how = `: ${how} (largest move ${last.toExponential(1)})`;
     }
-    const says = t > 0 || phase === "nudged" ? `; says ${data.classes[winner]}` : "";
+    const says = winner >= 0 ? `; says ${data.classes[winner]}` : "";
     return [word, `, step ${t} of ${phase === "free" ? chosen("T", 1) : chosen("K", 1)}${how}${says}`];
   }
 
