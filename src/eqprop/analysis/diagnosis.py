@@ -105,8 +105,7 @@ class BetaCurve:
         states, parameters: the relative error, one per β.
         holds: whether the premise holds for that β.
         steady: whether the free phase was steady enough for that β.
-        angles: degrees between the total updates, see
-            :attr:`~eqprop.analysis.agreement.Comparison.total_update_angle`.
+        angles: degrees between the total updates of EP and of BPTT, over all weights.
     """
 
     beta: tuple[float, ...]
