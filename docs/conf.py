@@ -45,7 +45,8 @@ nb_execution_timeout = 120
 nb_execution_in_temp = True
 nb_execution_show_tb = True
 nb_merge_streams = True
-# Bars are for those who wait.
+# Bars are for those who wait; without them no script of widgets need be fetched from elsewhere.
+nb_ipywidgets_js = {}
 os.environ["TQDM_DISABLE"] = "1"
 # The commands that pages run are those of this environment.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

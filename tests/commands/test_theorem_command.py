@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -237,6 +238,21 @@ def test_untied_weights_and_updates_in_turn_are_said(
     # What is to agree comes before what is not, and is no failure of the premise.
     assert said.index("angle between the total update") < said.index("η = 0, single steps")
     assert "PREMISE FAILS: the layers" not in said
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_tolerance_that_is_too_coarse_for_the_nudge_names_one_that_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["digits-eb", "--batch-size", "5", "--beta", "1e-5", "--eta"]
+    run(tmp_path / "coarse", "theorem", *words, "--settle", "0.3")
+    said = capsys.readouterr().out
+    assert "PREMISE FAILS" in said
+    (finer,) = re.findall(r"try --settle (\S+)\n", said)
+    run(tmp_path / "fine", "theorem", *words, "--settle", finer)
+    said = capsys.readouterr().out
+    assert "premise: holds" in said
+    assert "try --settle" not in said
 
 
 def test_units_at_the_clip_are_said_in_text_metrics_and_figures(

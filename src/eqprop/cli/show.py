@@ -48,10 +48,11 @@ states.png       a test sample, layer by layer: the free steady state, the nudge
                  difference ÷ β (with symmetric nudging, that of both nudged ones ÷ 2β), from
                  which every synapse learns
 convergence.png  how far the units still move in every step of the free phase, to 3 T, and what
-                 the output units do meanwhile
+                 the output units do meanwhile; of 100 test samples
 steps.png        test error and residual against the number of steps: was T long enough?
-settling.png     the share of test samples that have come to rest, against the number of steps:
-                 which T and K settle 99 %?
+settling.png     the share of 500 test samples that have come to rest, against the number of
+                 steps: which T and K settle 99 %, to a tolerance in the state itself? What is left
+                 may still be much beside what a weak nudge does, see eqprop theorem
 show.json        the numbers behind them
 
 Earlier pictures of this command are drawn anew. A run may still be training meanwhile.

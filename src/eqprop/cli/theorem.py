@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -159,6 +160,8 @@ def run(options: argparse.Namespace) -> int:
     many = f"{core.counted(settings.batches, 'mini-batch')} of {settings.batch_size}"
     print(f"{title}, {many}, float64")
     print(pictures.theorem_text(diagnosis, columns()), end="")
+    if settings.tolerance is not None and not diagnosis.premise.steady:
+        print(_finer(diagnosis.premise, settings.tolerance))
     if swept:
         print(f"\n{pictures.sweep_text(swept, columns())}", end="")
     print(f"\neverything is in {folder}")
@@ -256,6 +259,18 @@ def _settle(
     if any(asked):
         said.append(f"as given: {found.said_of(*asked)}")
     return settings.override({"free_steps": T, "nudged_steps": K}), found, "; ".join(said)
+
+
+def _finer(premise: analysis.Premise, tolerance: float) -> str:
+    """The tolerance that would have done, if moves fall as it does."""
+    pairs = [*zip(premise.residual, premise.nudged_step, strict=True)]
+    pairs += zip(premise.moved, premise.nudged, strict=True)
+    beyond = max(free / (premise.limit * nudged) for free, nudged in pairs if nudged)
+    finer = 10 ** math.floor(math.log10(tolerance / beyond))
+    return (
+        f"settled to {tolerance:g}, the free phase still moves by more than the nudge leaves room "
+        f"for, as the weaker it is, the less it moves: try --settle {finer:.0e}"
+    )
 
 
 def _subject(

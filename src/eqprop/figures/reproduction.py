@@ -158,7 +158,7 @@ class Reproduction:
             name: of if of.weight_angle is None else of.override({"weight_angle": 0.0})
             for name, of in alike.items()
         }
-        with watcher.measuring(len({*alike.values()} - seconds.keys()), "time") as tick:
+        with watcher.measuring(len({*alike.values()} - seconds.keys()), "timing") as tick:
             for name, of in alike.items():
                 if of not in seconds:
                     dataset = datasets[_data_of(of)]
