@@ -135,7 +135,7 @@ def test_settings_come_from_preset_then_file_then_command_line(run: Run) -> None
             ["--learning-rates", "0.1", "0.1", "0.1"],
             ["learning_rates", "one number, or 2, one per layer"],
         ),
-        (["--hidden", "8", "8"], ["learning_rates", "3 numbers"]),
+        (["--hidden", "8", "8"], ["learning_rates", "one number, or 3, one per layer"]),
         (["p-9h"], ["preset", "p-9h", "eqprop presets lists", "did you mean p-3h?"]),
         (["nothing"], ["preset", "nothing", *PRESETS]),
         (["--bta", "1"], ["--bta", "did you mean --beta?"]),
@@ -637,7 +637,7 @@ def test_an_impatient_second_ctrl_c_says_what_was_kept(
     )
 
 
-def interrupted(*_: object) -> None:
+def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
