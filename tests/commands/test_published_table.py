@@ -209,7 +209,7 @@ def test_a_plan_goes_by_what_a_mini_batch_takes_here(
         def measuring(self, total: int, what: str) -> Any:
             from contextlib import nullcontext
 
-            assert (total, what) == (2, "time")
+            assert (total, what) == (2, "timing")
             return nullcontext(lambda _: None)
 
     torch.set_num_threads(2)

@@ -192,7 +192,8 @@ def test_only_what_applies_is_advised() -> None:
     assert said.endswith(" or a larger --epsilon")
     # A step of ε = 0.5 moves half as far as a velocity says.
     assert "(to 0.005 in a step)" in said
-    assert "--epsilon" not in settling_warning(in_real_time, CYCLING)
+    # What goes to and fro in real time overshoots: downhill in small enough steps nothing does.
+    assert settling_warning(in_real_time, CYCLING).endswith(" or an --epsilon below 0.5")
 
 
 @pytest.mark.parametrize("metrics", [CALM, Metrics(1, 5.0, 0.1, 5.0, 0.1, 1.0)])
