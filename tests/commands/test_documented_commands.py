@@ -89,6 +89,7 @@ def test_a_command_of_the_documentation_works_as_printed(
     try:
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, err
+        assert "Traceback" not in err
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
         try:
@@ -97,4 +98,3 @@ def test_a_command_of_the_documentation_works_as_printed(
             process.kill()
         # It may have come to its end meanwhile, or not have begun its work.
         assert process.returncode in (0, 128 + signal.SIGINT, -signal.SIGINT), err
-    assert "Traceback" not in err
