@@ -399,3 +399,8 @@ def test_one_learning_rate_is_that_of_every_layer() -> None:
         network = build_network(experiment, (64,), 10)
         rates.append([group["lr"] for group in build_optimizer(experiment, network).param_groups])
     assert rates == [[0.1] * 3] * 2
+
+
+def test_several_numbers_with_commas_between_them_are_told_of_blanks() -> None:
+    with pytest.raises(ConfigurationError, match="with blanks between them instead of commas"):
+        Experiment.read("hidden", ["60,30"])

@@ -690,3 +690,13 @@ def test_help_answers_without_torch() -> None:
     ).stdout
     for name in (*PICTURES, "show.json"):
         assert name in said
+
+
+def test_a_folder_that_is_no_run_says_which_runs_are_near(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.json").write_text("{}")
+    near = f"; there is {tmp_path / 'runs' / 'mine'}"
+    for other in (tmp_path / "runs", tmp_path / "runs" / "other"):
+        assert near in refusal(capsys, 1, str(other))

@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"{title}, {many}, float64")
     print(pictures.theorem_text(diagnosis, columns()), end="")
     if settings.tolerance is not None and not diagnosis.premise.steady:
-        print(_finer(diagnosis.premise, settings.tolerance))
+        print(_finer(diagnosis.premise, settings.tolerance), end="")
     if swept:
         print(f"\n{pictures.sweep_text(swept, columns())}", end="")
     print(f"\neverything is in {folder}")
@@ -262,14 +262,17 @@ def _settle(
 
 
 def _finer(premise: analysis.Premise, tolerance: float) -> str:
-    """The tolerance that would have done, if moves fall as it does."""
+    """A line on the tolerance that would have done, if moves fall as it does; or nothing."""
     pairs = [*zip(premise.residual, premise.nudged_step, strict=True)]
     pairs += zip(premise.moved, premise.nudged, strict=True)
-    beyond = max(free / (premise.limit * nudged) for free, nudged in pairs if nudged)
+    shares = [free / (premise.limit * nudged) for free, nudged in pairs if nudged]
+    beyond = max(shares, default=0.0)
+    if premise.oscillating or not 1 < beyond < math.inf:
+        return ""
     finer = 10 ** math.floor(math.log10(tolerance / beyond))
     return (
         f"settled to {tolerance:g}, the free phase still moves by more than the nudge leaves room "
-        f"for, as the weaker it is, the less it moves: try --settle {finer:.0e}"
+        f"for, as the weaker it is, the less it moves: try --settle {finer:.0e}\n"
     )
 
 
