@@ -68,6 +68,7 @@ from .data.dataset import load_dataset as load_dataset
 from .data.dataset import one_hot as one_hot
 from .data.stream import Stream as Stream
 from .errors import ConfigurationError as ConfigurationError
+from .estimators.asymmetric import AsymEP as AsymEP
 from .estimators.bptt import BPTT as BPTT
 from .estimators.continual import ContinualEP as ContinualEP
 from .estimators.ep import EquilibriumPropagation as EquilibriumPropagation

@@ -148,6 +148,10 @@ ESTIMATORS = Registry(
             "eqprop.estimators.continual:ContinualEP",
             "the same with continual weight updates",
         ),
+        "asym-ep": (
+            "eqprop.estimators.asymmetric:AsymEP",
+            "the same, exact also where weights up and down differ",
+        ),
         "bptt": ("eqprop.estimators.bptt:truncated", "backpropagation through time"),
         "rbp": (
             "eqprop.estimators.recurrent_backprop:RecurrentBackprop",

@@ -18,6 +18,7 @@ from .fitting import parameters_within as parameters_within
 from .fitting import require_input as require_input
 from .fitting import require_model as require_model
 from .fitting import require_unchanging as require_unchanging
+from .linearised import Linearised as Linearised
 from .models import ConvergentModel as ConvergentModel
 from .models import EnergyModel as EnergyModel
 from .models import LearningRule as LearningRule

@@ -10,7 +10,7 @@ after it, and nothing else is kept.
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,15 +19,27 @@ from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.sizes import counted
 
-__all__ = ["NonFiniteError", "movement", "require_finite", "trajectory", "transitions"]
+__all__ = ["NonFiniteError", "Steps", "movement", "require_finite", "trajectory", "transitions"]
 
 
 class NonFiniteError(ArithmeticError):
     """A state or a parameter stopped being finite; the message says which, and where."""
 
 
+class Steps(Protocol):
+    """What takes a step: a model, or a model whose dynamics something is added to."""
+
+    def step(self, drive: Any, state: State, force: Tensor | None = None, /) -> State:
+        """s_{t+1}, with a force on the output layer."""
+        ...
+
+    def layer_name(self, index: int, /) -> str:
+        """What messages call a layer."""
+        ...
+
+
 def transitions(
-    model: ConvergentModel,
+    model: Steps,
     drive: Any,
     state: State,
     steps: int,
@@ -57,7 +69,7 @@ def transitions(
         NonFiniteError: after the last step, if the state is not finite then; names the layer, the
             phase and the step.
     """
-    if isinstance(nudge, Nudge):
+    if isinstance(nudge, Nudge) and isinstance(model, ConvergentModel):
         nudge = nudge.of(model)
     start = state
     after = yield from _stepping(model, drive, start, steps, nudge, update)
@@ -95,7 +107,7 @@ def _require_alike(before: State, after: State) -> None:
 
 
 def _stepping(
-    model: ConvergentModel,
+    model: Steps,
     drive: Any,
     state: State,
     steps: int,
@@ -131,7 +143,7 @@ def movement(before: State, after: State) -> Tensor:
 
 
 def require_finite(
-    model: ConvergentModel, states: Iterable[State], steps: int, phase: str, *, taken: int = 0
+    model: Steps, states: Iterable[State], steps: int, phase: str, *, taken: int = 0
 ) -> None:
     """Refuse the first of s_1, s_2, … that is not finite.
 

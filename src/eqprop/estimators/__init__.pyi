@@ -1,3 +1,4 @@
+from .asymmetric import AsymEP as AsymEP
 from .bptt import BPTT as BPTT
 from .bptt import truncated as truncated
 from .continual import CONTINUAL_NUDGINGS as CONTINUAL_NUDGINGS

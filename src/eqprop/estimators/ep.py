@@ -15,7 +15,6 @@ Source: Scellier and Bengio, https://arxiv.org/abs/1602.05179; 1905.13633; symme
 nudging: Laborieux et al., https://arxiv.org/abs/2006.03824.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -33,7 +32,8 @@ from eqprop.core.phases import (
 )
 from eqprop.core.settling import Relaxation
 from eqprop.estimators.descent import is_plain_descent, learning_rates
-from eqprop.estimators.estimator import Estimate, Estimator, accumulate, random_sign
+from eqprop.estimators.estimator import Estimate, Estimator, accumulate
+from eqprop.estimators.nudges import betas, readout_gradients
 
 __all__ = ["EquilibriumPropagation"]
 
@@ -89,7 +89,8 @@ class EquilibriumPropagation(Estimator):
         generator: torch.Generator | None,
     ) -> Estimate:
         drive = model.drive(x)
-        nudges = [Nudge(self.cost, target, beta, model) for beta in self._betas(generator)]
+        signed = betas(self.beta, self.nudging, self.cost, generator)
+        nudges = [Nudge(self.cost, target, beta, model) for beta in signed]
         # What is left of the free phase is in the difference; between opposite nudges it cancels.
         ahead = None if self.nudging == "symmetric" else nudges[0]
         free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=ahead)
@@ -115,7 +116,7 @@ class EquilibriumPropagation(Estimator):
         compared = points[-2:]
         (lower, before), (upper, after) = compared
         scale = 1 / (upper - lower)
-        read = self._readout(model, compared, target)
+        read = readout_gradients(model, self.cost, compared, target)
         if self.optimizer is not None and is_plain_descent(self.optimizer):
             rates = learning_rates(model, self.optimizer)
             model.learning_rule(x, rates)(before, after, free.state, scale)
@@ -126,28 +127,6 @@ class EquilibriumPropagation(Estimator):
             gradients = model.contrast_gradients(x, before, after, free.state, -scale)
             accumulate(model, gradients | read)
         return Estimate(free, tuple(nudged))
-
-    def _readout(
-        self, model: ConvergentModel, points: Sequence[tuple[float, State]], target: Tensor
-    ) -> dict[str, Tensor]:
-        """(β₂ ∂ℓ/∂θ(s₂) − β₁ ∂ℓ/∂θ(s₁)) / (β₂ − β₁) for the readout, if there is one."""
-        found: dict[str, Tensor] = {}
-        if not model.has_readout:
-            return found
-        (lower, before), (upper, after) = points
-        for weight, state in ((-lower, before), (upper, after)):
-            if weight:
-                for name, g in model.readout_gradients(self.cost, state, target).items():
-                    found[name] = found.get(name, 0.0) + g * (weight / (upper - lower))
-        return found
-
-    def _betas(self, generator: torch.Generator | None) -> list[float]:
-        beta = self.beta / self.cost.largest_weight
-        if self.nudging == "symmetric":
-            return [-beta, beta]
-        if self.nudging == "one-sided":
-            return [beta]
-        return [beta * random_sign(generator)]
 
 
 def _mirrored(model: ConvergentModel, free: Relaxation, nudged: State) -> State:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError, cost_gradient, require_cost
-from eqprop.core.models import ConvergentModel, parameter_gradients
+from eqprop.core.linearised import Linearised
+from eqprop.core.models import ConvergentModel, State, parameter_gradients
 from eqprop.core.phases import relax, require_steps, require_tolerance
 from eqprop.core.settling import Relaxation
 from eqprop.core.sizes import require_number
-from eqprop.core.stepping import transitions
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
 
 __all__ = ["AdjointError", "RecurrentBackprop"]
@@ -82,14 +82,9 @@ class RecurrentBackprop(Estimator):
             drive = model.drive(x)
         with torch.no_grad():
             free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
-        # Some versions of torch would go on with the rounded weights of there, which pass no
-        # gradient.
-        torch.clear_autocast_cache()
-        with torch.enable_grad():
-            state = tuple(layer.detach().requires_grad_() for layer in free.state)
-            _, after = next(transitions(model, drive, state, 1))
-        adjoint = self._adjoint(model, free, state, after, target)
-        gradients = parameter_gradients(model, after, adjoint)
+        around = Linearised(model, drive, free.state)
+        adjoint = self._adjoint(model, free, around, target)
+        gradients = parameter_gradients(model, around.after, adjoint)
         accumulate(model, gradients | model.readout_gradients(self.cost, free.state, target))
         return Estimate(free)
 
@@ -97,19 +92,18 @@ class RecurrentBackprop(Estimator):
         self,
         model: ConvergentModel,
         free: Relaxation,
-        state: tuple[Tensor, ...],
-        after: tuple[Tensor, ...],
+        around: Linearised,
         target: Tensor,
-    ) -> tuple[Tensor, ...]:
+    ) -> State:
         """λ = Jᵀ λ + ∂L/∂s, from one graph of one transition."""
         gradient = cost_gradient(self.cost, model.prediction(free.state), target) / len(target)
         pulls = model.forces_on_layers(model.pull_back(free.state, gradient))
-        source = tuple(pulls.get(i, torch.zeros_like(layer)) for i, layer in enumerate(state))
+        source = tuple(pulls.get(i, torch.zeros_like(layer)) for i, layer in enumerate(free.state))
         adjoint = source
         moved, size, taken = torch.tensor(0.0), torch.tensor(0.0), 0
         for taken in range(1, self.adjoint_steps + 1):  # noqa: B007 - the message says it
             before = adjoint
-            pulled = _pulled(after, state, before)
+            pulled = around.transposed(before)
             adjoint = tuple(a + b for a, b in zip(pulled, source, strict=True))
             moved = _norm(tuple(a - b for a, b in zip(adjoint, before, strict=True)))
             size = _norm(adjoint)
@@ -122,17 +116,6 @@ class RecurrentBackprop(Estimator):
             f"iterations, expected at most {self.adjoint_tolerance:g}; the "
             "steady state is hardly stable: lower the learning rates or allow more adjoint steps"
         )
-
-
-def _pulled(
-    after: tuple[Tensor, ...], state: tuple[Tensor, ...], adjoint: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """Jᵀ λ. A layer that neither depends on a state nor learns has no graph, and pulls at none."""
-    tied = [pair for pair in zip(after, adjoint, strict=True) if pair[0].requires_grad]
-    if not tied:
-        return tuple(map(torch.zeros_like, state))
-    outputs, weights = zip(*tied, strict=True)
-    return torch.autograd.grad(outputs, state, weights, retain_graph=True, materialize_grads=True)
 
 
 def _norm(tensors: tuple[Tensor, ...]) -> Tensor:
