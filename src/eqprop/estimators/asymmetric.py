@@ -15,8 +15,9 @@ parameters learn by what they do to F at s_*::
     Δθ = (1/2εβ) (∂F/∂θ(s_*))ᵀ (s_*^{+β} − s_*^{−β})                symmetric, error O(β²)
 
 with all of F: also the slope of an activation, and the bounds of a clip, which EP's own rule leaves
-out. The nudge has to stand outside of the activation: inside of it the force comes with the slope
-of the activation, which BPTT's does not.
+out. The nudge is added to the transition as a whole, outside of activation and clip and wherever
+the model itself is nudged, as ∂ℓ/∂s enters the gradient by no slope. So layers may also move in
+turn: F is then a whole turn, and J its Jacobian.
 
 J and Jᵀ are products with vectors, see :mod:`eqprop.core.linearised`: a nudged step costs one
 transition and two or three backward passes through one.
@@ -46,7 +47,7 @@ __all__ = ["AsymEP", "Asymmetric"]
 
 @final
 class Asymmetric:
-    """The transition of the nudged phase, F(s) − (J − Jᵀ)(s − s_*).
+    """The transition of the nudged phase, F(s) − (J − Jᵀ)(s − s_*) + ε · force.
 
     Args:
         model: whose F it is.
@@ -59,7 +60,13 @@ class Asymmetric:
 
     def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
         """One transition, with a force on the output layer."""
-        after = self._model.step(drive, state, force)
+        after = self._model.step(drive, state)
+        if force is not None:
+            forces = self._model.forces_on_layers(force)
+            after = tuple(
+                layer.add(forces[i], alpha=self._model.epsilon) if i in forces else layer
+                for i, layer in enumerate(after)
+            )
         moved = tuple(s - free for s, free in zip(state, self._free, strict=True))
         forth, back = self._around.times(moved), self._around.transposed(moved)
         return tuple(a - j + t for a, j, t in zip(after, forth, back, strict=True))
@@ -117,14 +124,8 @@ class AsymEP(Estimator):
         """Adds the gradient to ``.grad``.
 
         Raises:
-            ValueError: a model that is nudged inside of its activation.
             NonFiniteError: a state stopped being finite.
         """
-        if model.activation is not None and model.nudge_place == "inside":
-            raise ValueError(
-                "nudge: expected one outside of the activation, got one inside, where it comes "
-                "with the slope of the activation, which the gradient does not have"
-            )
         with torch.enable_grad():
             drive = model.drive(x)
         signed = betas(self.beta, self.nudging, self.cost, generator)
