@@ -20,6 +20,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import zoo
 from eqprop.core.models import ConvergentModel, PrimitiveModel
+from eqprop.estimators.asymmetric import AsymEP
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
 from eqprop.estimators.ep import EquilibriumPropagation
@@ -55,6 +56,7 @@ ESTIMATORS: dict[str, Callable[[nn.Module], Any]] = {
         30, 8, beta=0.3, optimizer=torch.optim.SGD(_learning(model), lr=0.1)
     ),
     "C-EP": lambda model: ContinualEP(torch.optim.SGD(_learning(model), lr=0.1), 30, 8, 0.3),
+    "AsymEP": lambda _: AsymEP(30, 8, 0.3, "symmetric"),
     "BPTT": lambda _: BPTT(30, 8),
     "implicit": lambda _: RecurrentBackprop(60, adjoint_tolerance=1e-3),
 }
