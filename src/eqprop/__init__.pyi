@@ -71,6 +71,7 @@ from .errors import ConfigurationError as ConfigurationError
 from .estimators.asymmetric import AsymEP as AsymEP
 from .estimators.bptt import BPTT as BPTT
 from .estimators.continual import ContinualEP as ContinualEP
+from .estimators.dyadic import DyadicEP as DyadicEP
 from .estimators.ep import EquilibriumPropagation as EquilibriumPropagation
 from .estimators.estimator import Estimate as Estimate
 from .estimators.estimator import Estimator as Estimator

@@ -152,6 +152,18 @@ ESTIMATORS = Registry(
             "eqprop.estimators.asymmetric:AsymEP",
             "the same, exact also where weights up and down differ",
         ),
+        "c-asym-ep": (
+            "eqprop.estimators.continual:continual_asymmetric",
+            "that with continual weight updates",
+        ),
+        "dyadic-ep": (
+            "eqprop.estimators.dyadic:DyadicEP",
+            "exact as well, in one phase and without a β",
+        ),
+        "c-dyadic-ep": (
+            "eqprop.estimators.continual:continual_dyadic",
+            "that with a phase of continual weight updates",
+        ),
         "bptt": ("eqprop.estimators.bptt:truncated", "backpropagation through time"),
         "rbp": (
             "eqprop.estimators.recurrent_backprop:RecurrentBackprop",

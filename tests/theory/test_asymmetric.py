@@ -1,9 +1,8 @@
 """AsymEP: Theorem 1 step by step for any vector field, and what follows from it."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -12,74 +11,16 @@ from torch import Tensor, nn
 import eqprop
 from eqprop.analysis.processes import bptt_process
 from eqprop.core.linearised import Linearised
-from eqprop.core.models import ConvergentModel, State, VectorFieldModel
+from eqprop.core.models import ConvergentModel
 from eqprop.core.nudging import Nudge
 from eqprop.core.stepping import transitions
 from eqprop.estimators.asymmetric import AsymEP, Asymmetric
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.recurrent_backprop import RecurrentBackprop
+from fields import MODELS, K, Nudging, T, both, every_model, gradient, made
 
-T, K = 1000, 12
 BETAS = (1e-2, 1e-3, 1e-4)
-ANGLES = (0, 45, 90, 135, 180)
-
-
-class Field(VectorFieldModel):
-    """Random connections between all layers and within them, and a slope outside."""
-
-    def __init__(self) -> None:
-        super().__init__([5, 4, 3], activation="tanh")
-        self.drives = nn.Linear(6, 5)
-        self.all = nn.Linear(12, 12)
-
-    def field(self, x: Tensor, state: State) -> State:
-        a, b, c = self.all(torch.cat(state, 1)).split([5, 4, 3], 1)
-        return a + self.drives(x), b, c
-
-
-def real_time(psi: float) -> ConvergentModel:
-    chain = eqprop.untied(eqprop.dense(6, 5, 4, 3), angle=psi)
-    return eqprop.RealTimeNetwork(chain, "tanh", epsilon=0.3)
-
-
-def prototypical(psi: float) -> ConvergentModel:
-    return eqprop.PrototypicalNetwork(eqprop.untied(eqprop.dense(6, 5, 4, 3), angle=psi), "tanh")
-
-
-MODELS: dict[str, Callable[[], ConvergentModel]] = {
-    "field": Field,
-    "inside": lambda: eqprop.PrototypicalNetwork(eqprop.dense(6, 5, 4, 3), "tanh", nudge="inside"),
-    "in turn": lambda: eqprop.PrototypicalNetwork(
-        eqprop.untied(eqprop.dense(6, 5, 4, 3), angle=90), "tanh", updates="alternating"
-    ),
-    "clipped": lambda: eqprop.RealTimeNetwork(
-        eqprop.dense(6, 5, 4, 3), "tanh", epsilon=0.3, clip=(-0.1, 0.1)
-    ),
-    "tied": lambda: eqprop.PrototypicalNetwork(eqprop.dense(6, 5, 4, 3), "scaled-sigmoid"),
-    **{f"real time, {psi}°": lambda psi=psi: real_time(psi) for psi in ANGLES},
-    **{f"prototypical, {psi}°": lambda psi=psi: prototypical(psi) for psi in ANGLES},
-}
-
-Nudging = Literal["one-sided", "symmetric"]
-both = pytest.mark.parametrize("nudging", ["one-sided", "symmetric"])
-every_model = pytest.mark.parametrize("name", MODELS)
-
-
-def made(name: str) -> tuple[ConvergentModel, Tensor, Tensor]:
-    torch.manual_seed(0)
-    model = MODELS[name]().double()
-    with torch.no_grad():
-        # So that all of them come to rest.
-        for parameter in model.parameters():
-            parameter.mul_(0.7)
-    return model, torch.rand(5, 6).double(), torch.rand(5, 3).double()
-
-
-def gradient(model: ConvergentModel, x: Tensor, y: Tensor, estimator: Any) -> Tensor:
-    model.zero_grad()
-    estimator(model, x, y)
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 def moves(model: ConvergentModel, x: Tensor, y: Tensor, beta: float) -> Tensor:
@@ -87,7 +28,7 @@ def moves(model: ConvergentModel, x: Tensor, y: Tensor, beta: float) -> Tensor:
     with torch.no_grad():
         drive = model.drive(x)
         free = eqprop.relax(model, x, T, drive=drive).state
-        corrected = Asymmetric(model, Linearised(model, drive, free), free)
+        corrected = Asymmetric(model, x, free)
         nudge = Nudge(eqprop.SquaredError(), y, beta, model)
         path = transitions(corrected, drive, free, K, nudge=nudge)
         steps = [torch.cat(after, 1) - torch.cat(before, 1) for before, after in path]

@@ -18,6 +18,7 @@ from eqprop.core.nudging import Nudge
 from eqprop.core.phases import relax
 from eqprop.core.stepping import NonFiniteError
 from eqprop.data.dataset import Dataset, Split
+from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
 from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimator
@@ -432,6 +433,89 @@ def test_rates_that_are_too_high_are_reported_with_their_phase() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("weighing", [False, True])
+def test_frozen_and_symmetric_it_telescopes_to_symmetric_ep(
+    exact: ConvergentModel, batch: Batch, weighing: bool
+) -> None:
+    optimizer = Summing(exact.parameters())
+    of: list[Estimator] = [
+        ContinualEP(optimizer, 9, 4, 0.3, "symmetric"),
+        EquilibriumPropagation(9, 4, 0.3, "symmetric"),
+    ]
+    if weighing:
+        weights = torch.linspace(0.5, 3, len(batch[0])).double()
+        of = [estimator.weighing(weights) for estimator in of]
+    estimate = of[0](exact, *batch)
+    found = {name: optimizer.total[id(p)] for name, p in exact.named_parameters()}
+    exact.zero_grad()
+    symmetric = of[1](exact, *batch)
+    assert optimizer.steps == 4
+    for name, p in exact.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, rtol=1e-10, atol=1e-12)
+    for one, other in zip(estimate.nudged, symmetric.nudged, strict=True):
+        torch.testing.assert_close(one.state, other.state)
+        torch.testing.assert_close(one.moved, other.moved)
+        torch.testing.assert_close(one.steps, other.steps)
+
+
+@pytest.mark.parametrize("make", [lambda: UserPhi(), lambda: UserField()])
+def test_frozen_and_symmetric_it_telescopes_for_any_model(make: Any) -> None:
+    """A vector field is differentiated at the earlier state: equal at K = 1, where that is s_*."""
+    torch.manual_seed(0)
+    model = make().double()
+    x, y = torch.rand(3, 4).double(), torch.rand(3, 3).double()
+    steps = 1 if isinstance(model, UserField) else 5
+    optimizer = Summing(model.parameters())
+    ContinualEP(optimizer, 40, steps, 0.2, "symmetric")(model, x, y)
+    expected = gradients(model, (x, y), EquilibriumPropagation(40, steps, 0.2, "symmetric"))
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(optimizer.total[id(p)], expected[name])
+
+
+@pytest.mark.parametrize("angle", [None, 60])
+def test_symmetric_and_plain_it_is_what_single_steps_make(angle: float | None) -> None:
+    """Updates of the connection from the input wait for the end, and are the same."""
+    torch.manual_seed(0)
+    chain = dense(6, 5, 4, 3)
+    network = PrototypicalNetwork(chain if angle is None else untied(chain, angle)).double()
+    other = copy.deepcopy(network)
+    x, y = torch.rand(7, 6).double(), torch.rand(7, 3).double()
+    for model, kind in ((network, torch.optim.SGD), (other, StepByStep)):
+        optimizer = kind(model.parameters(), lr=0.3)
+        ContinualEP(optimizer, 20, 6, 0.2, "symmetric")(model, x, y)
+    for one, two in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_symmetric_the_error_falls_as_beta_squared_where_eta_falls_faster() -> None:
+    torch.manual_seed(0)
+    network = RealTimeNetwork(dense(6, 5, 3), "tanh", epsilon=0.3).double()
+    x, y = torch.rand(4, 6).double(), torch.rand(4, 3).double()
+    wanted = gradients(network, (x, y), BPTT(400, 10))
+    start, errors = parameters(network), []
+    betas = [0.2, 0.1, 0.05]
+    for beta in betas:
+        eta = 1e-2 * beta**3
+        optimizer = torch.optim.SGD(network.parameters(), lr=eta)
+        ContinualEP(optimizer, 400, 10, beta, "symmetric")(network, x, y)
+        found = {name: (start[name] - p) / eta for name, p in parameters(network).items()}
+        errors.append(relative_error(found, wanted))
+        network.load_state_dict(start)
+    assert slope(betas, errors) == pytest.approx(2, abs=0.15)
+
+
+def test_symmetric_a_readout_learns_by_the_mean_of_both_ways() -> None:
+    torch.manual_seed(0)
+    readout = torch.nn.Linear(4, 3)
+    network = PrototypicalNetwork(dense(6, 5, 4), readout=readout).double()
+    x, y = torch.rand(5, 6).double(), torch.rand(5, 3).double()
+    optimizer = Summing(network.parameters())
+    ContinualEP(optimizer, 30, 6, 0.2, "symmetric")(network, x, y)
+    expected = gradients(network, (x, y), EquilibriumPropagation(30, 6, 0.2, "symmetric"))
+    for name, p in network.named_parameters():
+        torch.testing.assert_close(optimizer.total[id(p)], expected[name])
+
+
 def test_an_optimizer_of_another_model_is_refused(batch: Batch) -> None:
     optimizer = torch.optim.SGD(dense(4, 3)[0].parameters(), lr=0.1)
     with pytest.raises(ValueError, match="optimizer: .*the model's parameters"):
@@ -439,8 +523,7 @@ def test_an_optimizer_of_another_model_is_refused(batch: Batch) -> None:
 
 
 REFUSED: Sequence[tuple[dict[str, Any], str]] = [
-    ({"nudging": "symmetric"}, "one-sided, random-sign, as .*'symmetric'"),
-    ({"nudging": "up"}, "one-sided, random-sign.*'up'"),
+    ({"nudging": "up"}, "one-sided, random-sign, symmetric.*'up'"),
     ({"beta": 0.0}, "beta: .*other than 0"),
     ({"beta": math.inf}, "beta: .*finite"),
     ({"free_steps": 0}, "free_steps: .*at least 1"),

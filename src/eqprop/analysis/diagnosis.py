@@ -34,6 +34,7 @@ from eqprop.analysis.processes import (
 from eqprop.core.costs import Cost
 from eqprop.core.models import ConvergentModel
 from eqprop.core.nudging import require_beta
+from eqprop.estimators.dynamics import Local, NudgedDynamics
 from eqprop.summary import summary
 
 __all__ = [
@@ -69,12 +70,14 @@ class Conditions:
         nudged_steps: K, at most T.
         beta: β ≠ 0.
         nudging: ``symmetric`` averages the processes of +β and −β.
+        dynamics: of the nudged phase: EP's, or those of another estimator.
     """
 
     free_steps: int
     nudged_steps: int
     beta: float
     nudging: Literal["one-sided", "symmetric"] = "one-sided"
+    dynamics: type[NudgedDynamics] = Local
 
 
 @final
@@ -182,6 +185,17 @@ class Diagnosis:
         """Of the mini-batch that kept it least."""
         return self.by_eta[0].mean.premise
 
+    @property
+    def by(self) -> str:
+        """What is compared with BPTT."""
+        return self.conditions.dynamics.name
+
+    @property
+    def expected(self) -> str:
+        """What the error is to do as β → 0."""
+        symmetric = self.conditions.nudging == "symmetric"
+        return self.kind.expected(symmetric=symmetric, whatever=self.conditions.dynamics.error)
+
 
 @final
 @dataclass(frozen=True)
@@ -207,6 +221,7 @@ def diagnose(
     cost: Cost | None = None,
     seed: int = 0,
     tick: Tick = lambda _: None,
+    dynamics: type[NudgedDynamics] = Local,
 ) -> Diagnosis:
     """Compare EP with BPTT on any model, which is to be one of float64 if small errors matter.
 
@@ -222,6 +237,8 @@ def diagnose(
         cost: ℓ; the squared error if not given.
         seed: of the units and synapses that are drawn.
         tick: told after each process what it was; see :func:`ticks`.
+        dynamics: of the nudged phase; those of another estimator compare that one, such as
+            ``AsymEP(...).dynamics``.
 
     Raises:
         ValueError: no mini-batch, K < 1, K > T, β = 0, or strengths of the curve not
@@ -229,7 +246,11 @@ def diagnose(
         NonFiniteError: a state stopped being finite.
     """
     conditions = Conditions(
-        free_steps=free_steps, nudged_steps=nudged_steps, beta=beta, nudging=nudging
+        free_steps=free_steps,
+        nudged_steps=nudged_steps,
+        beta=beta,
+        nudging=nudging,
+        dynamics=dynamics,
     )
     if len(set(betas)) < len(betas) or not all(strength > 0 for strength in betas):
         raise ValueError(f"betas: expected different numbers above 0, got {list(betas)}")
@@ -286,6 +307,7 @@ def sweep(
     nudging: Literal["one-sided", "symmetric"] = "one-sided",
     cost: Cost | None = None,
     tick: Tick = lambda _: None,
+    dynamics: type[NudgedDynamics] = Local,
 ) -> list[Cell]:
     """Compare EP with BPTT, with η = 0, at every point of a grid.
 
@@ -295,6 +317,7 @@ def sweep(
         free_steps, nudged_steps, beta, nudging: as for :func:`diagnose`, where the grid has none.
         cost: ℓ; the squared error if not given.
         tick: told after each process what it was; see :func:`sweep_ticks`.
+        dynamics: as for :func:`diagnose`.
 
     Returns:
         One cell per point, the last name of the grid running fastest.
@@ -303,7 +326,13 @@ def sweep(
         ValueError: the grid names something else, K < 1, K > T, or β = 0 at a point.
         NonFiniteError: a state stopped being finite.
     """
-    base = Conditions(free_steps=free_steps, nudged_steps=nudged_steps, beta=beta, nudging=nudging)
+    base = Conditions(
+        free_steps=free_steps,
+        nudged_steps=nudged_steps,
+        beta=beta,
+        nudging=nudging,
+        dynamics=dynamics,
+    )
     points = [replace(base, **point) for point in _points(grid)]
     for at in points:
         require_beta(at.beta)
@@ -361,10 +390,10 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     premise = diagnosis.premise
     curve = diagnosis.curve
     mean = diagnosis.by_eta[0].mean
-    symmetric = diagnosis.conditions.nudging == "symmetric"
     tree = {
+        "estimator": diagnosis.by,
         "beta": diagnosis.conditions.beta,
-        "model": diagnosis.kind.to_json(symmetric=symmetric),
+        "model": {**diagnosis.kind.to_json(), "expected": diagnosis.expected},
         "residual": max(premise.residual),
         **_average(diagnosis.by_eta[0]),
         "premise": {

@@ -75,9 +75,14 @@ class ModelKind:
             said += f", weights {angles} apart"
         return said + nudged + ", layers updated in turn" * self.in_turn
 
-    def expected(self, *, symmetric: bool = False) -> str:
-        """What the error is to do as β → 0."""
-        error = self._error(symmetric)
+    def expected(self, *, symmetric: bool = False, whatever: str = "") -> str:
+        """What the error is to do as β → 0.
+
+        Args:
+            whatever: what it does of any model, see
+                :attr:`~eqprop.estimators.dynamics.NudgedDynamics.error`.
+        """
+        error = whatever.format(beta="β²" if symmetric else "β") or self._error(symmetric)
         if self.in_turn:
             return f"of the total over a settled nudged phase {error}; single steps do not agree"
         return error
@@ -99,14 +104,9 @@ class ModelKind:
             return "the error levels off, as what comes down is turned by about that angle"
         return f"{falls} if the Jacobian of F is symmetric, else levels off"
 
-    def to_json(self, *, symmetric: bool = False) -> dict[str, Any]:
-        """What it is, and what is expected, in words too."""
-        return {
-            **asdict(self),
-            "weight_angles": list(self.weight_angles),
-            "said": self.said,
-            "expected": self.expected(symmetric=symmetric),
-        }
+    def to_json(self) -> dict[str, Any]:
+        """What it is, in words too."""
+        return {**asdict(self), "weight_angles": list(self.weight_angles), "said": self.said}
 
 
 _LEFT_OUT = "EP leaves out the ρ′ of the output layer, unless it is nudged inside of ρ"

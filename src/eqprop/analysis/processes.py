@@ -23,6 +23,9 @@ more, since what the moving weights do to the states is divided by β too. Where
 in turn, the totals over a nudged phase that has settled agree, the single steps do not. Of units at
 a bound of a clip see :mod:`eqprop.analysis.held`.
 
+Other estimators nudge the network otherwise, and teach by other moves: their processes are had in
+the same way, by their :mod:`~eqprop.estimators.dynamics`.
+
 All gradients of BPTT come from one backward pass, and memory grows with K alone. How well two
 processes agree is measured in :mod:`eqprop.analysis.agreement`.
 
@@ -44,6 +47,7 @@ from eqprop.core.nudging import Nudge, require_beta
 from eqprop.core.phases import relax
 from eqprop.core.stand_in import standing_in
 from eqprop.core.stepping import movement, require_finite, transitions
+from eqprop.estimators.dynamics import Local, NudgedDynamics
 from eqprop.summary import summary
 
 __all__ = [
@@ -180,6 +184,7 @@ def ep_process(
     eta: Rates | None = None,
     cost: Cost | None = None,
     free: FreePhase | None = None,
+    dynamics: type[NudgedDynamics] = Local,
 ) -> Process:
     """The updates of EP at every step of the nudged phase.
 
@@ -196,6 +201,8 @@ def ep_process(
             primitive functions None and 0 mean the same.
         cost: ℓ; the squared error if not given.
         free: the free phase of this model, x, T and K, where the caller has it already.
+        dynamics: those of the nudged phase, see :mod:`eqprop.estimators.dynamics`: EP's own, or
+            what another estimator does in its place.
 
     Raises:
         ValueError: K < 1, K > T, β = 0 or not finite, unknown nudging, learning rates that do not
@@ -208,10 +215,11 @@ def ep_process(
     rates = None if eta is None else _rates(model, eta)
     free = _checked(free, model, x, free_steps, nudged_steps)
     cost = cost or SquaredError()
-    states, parameters, crossed = _nudged(model, x, target, free, beta, rates, cost)
+    given = model, x, target, free
+    states, parameters, crossed = _nudged(*given, beta, rates, cost, dynamics)
     if nudging == "symmetric":
         # One way at a time, so that there is never more than one spare process in memory.
-        opposite_states, opposite, there = _nudged(model, x, target, free, -beta, rates, cost)
+        opposite_states, opposite, there = _nudged(*given, -beta, rates, cost, dynamics)
         crossed = tuple(one | other for one, other in zip(crossed, there, strict=True))
         for here, there in zip(states, opposite_states, strict=True):
             here.add_(there).div_(2)
@@ -229,6 +237,7 @@ def _nudged(
     beta: float,
     rates: Mapping[str, float] | None,
     cost: Cost,
+    dynamics: type[NudgedDynamics],
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor], State]:
     """The processes of one nudged phase, Δ_s and Δ_θ, and which units crossed a kink."""
     steps = free.nudged_steps
@@ -238,6 +247,7 @@ def _nudged(
     parameters = {name: p.new_empty((steps, *p.shape)) for name, p in present.items()}
     # Frozen parameters leave the drive as it is; moving ones may change it in every step.
     drive = model.drive(x) if rates is None else None
+    nudged = dynamics(model, x, free.state)
     state, read = free.state, dict[str, Tensor]()
     # What an activation holds would have to be asked of another field in every step.
     seen = free.holding in ("clip", "rho")
@@ -245,9 +255,10 @@ def _nudged(
     for t in range(steps):
         with standing_in(model, present):
             at = model.drive(x) if drive is None else drive
-            before, state = next(transitions(model, at, state, 1, nudge=nudge))
+            pull = nudged.pulling(nudge)
+            before, state = next(transitions(nudged, at, state, 1, nudge=pull))
             anchor = free.state if rates is None else before
-            gradients = model.contrast_gradients(x, before, state, anchor, 1 / beta)
+            gradients = nudged.teaching(before, state, anchor, 1 / beta)
             reads = model.readout_gradients(cost, state, target)
             for name, gradient in reads.items():
                 gradients[name] = read.get(name, 0.0) - gradient
@@ -262,6 +273,7 @@ def _nudged(
         for name, recorded in parameters.items():
             recorded[t] = gradients[name]
         if rates is not None:
+            nudged.renew()
             present = {
                 name: (p + rates[name] * gradients[name]).requires_grad_()
                 for name, p in present.items()

@@ -28,6 +28,7 @@ from eqprop.cli.progress import Progress
 from eqprop.cli.tables import columns
 from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.files import write_atomically
+from eqprop.registries import ESTIMATORS
 from eqprop.settings import SWEPT, THEOREM_PRESETS, Experiment, TheoremSettings
 
 __all__ = ["add", "run"]
@@ -41,6 +42,7 @@ in synapses (Theorem 1), on a network before training or on the network of a run
   eqprop theorem p-1h --batches 10              mean and spread over mini-batches
   eqprop theorem runs/mine                      a trained network, with the T, K and β of its run
   eqprop theorem c-vf-1h --angle 45             untied weights: the gradient is followed less well
+  eqprop theorem c-vf-1h --angle 45 --estimator asym-ep       the same, followed exactly
   eqprop theorem digits-eb --sweep beta=0.01,0.1 --sweep free-steps=40,80,200
   eqprop theorem eb-1h --settle 1e-6            with the least T and K that bring it to rest
 
@@ -53,7 +55,8 @@ says: relative error, ‖u − v‖ / ‖v‖; cosine and angle between them; eq
 entries that have the same sign (of those that are mere rounding it says nothing). Then there is
 the angle between the totals over all steps, of all weights: what an optimizer would see. A preset's
 T, K and β are exacter than those of the training preset of that name; a run has those that it was
-trained with. It is EP that is compared, whatever a run has learnt by.
+trained with, and is compared by the estimator that it has learnt by, if that has a nudged phase;
+--estimator chooses another one.
 
 The folder receives metrics.json, the processes (states.png, parameters.png), the error per layer
 (layers.png), the error against β (error-against-beta.png) and that of a sweep (sweep.png).
@@ -121,6 +124,7 @@ def run(options: argparse.Namespace) -> int:
     if grid and settings.tolerance is None:
         # A point that cannot be is refused before anything is computed.
         _require_points(settings, grid)
+    dynamics, settings = _dynamics(settings, "estimator" in given(options, TheoremSettings))
     if options.out is not None:
         runs.RunFolder(options.out).require_new()
     with runs.enough_memory(
@@ -132,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
     # As early as what can fail for want of data is done: to find out later would waste minutes.
     folder = options.out or runs.new_folder(f"theorem-{name}")
     with runs.RunFolder(folder).begun():
-        diagnosis, swept = _compute(subject, settings, grid)
+        diagnosis, swept = _compute(subject, settings, grid, dynamics)
         metrics = {
             # A folder's name may hold bytes that are no text.
             "of": name.encode(errors="replace").decode(),
@@ -155,8 +159,9 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if taken:
         print(taken)
-    if experiment is not None and experiment.estimator not in ("ep", "c-ep"):
-        print(f"compared is EP; the run learns by {experiment.estimator}")
+    learns = "ep" if experiment is None else experiment.estimator
+    if options.of not in THEOREM_PRESETS and runs.nudged_dynamics(learns) is not dynamics:
+        print(f"compared is {diagnosis.by}; the run learns by {learns}")
     many = f"{core.counted(settings.batches, 'mini-batch')} of {settings.batch_size}"
     print(f"{title}, {many}, float64")
     print(pictures.theorem_text(diagnosis, columns()), end="")
@@ -198,6 +203,25 @@ def _chosen(options: argparse.Namespace) -> tuple[str, TheoremSettings, Experime
         experiment = experiment.override({"weight_angle": options.angle})
         name = f"{name}-angle-{options.angle:g}"
     return name, settings.override(_provisional(settings, changes)), experiment
+
+
+def _dynamics(settings: TheoremSettings, explicit: bool) -> tuple[Any, TheoremSettings]:
+    """How the nudged phase goes, of the estimator that was asked for or of EP for one without.
+
+    Raises:
+        UsageError: it was asked for, and has none that can be looked at step by step.
+    """
+    found = runs.nudged_dynamics(settings.estimator)
+    if found is None and explicit:
+        known = [name for name in ESTIMATORS if runs.nudged_dynamics(name) is not None]
+        raise UsageError(
+            f"--estimator {settings.estimator}: expected one whose nudged phase can be looked at "
+            f"step by step, among {', '.join(known)}"
+        )
+    if found is None:
+        settings = settings.override({"estimator": "ep"})
+        found = runs.nudged_dynamics("ep")
+    return found, settings
 
 
 def _provisional(settings: TheoremSettings, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -329,7 +353,10 @@ def _require_points(settings: TheoremSettings, grid: Mapping[str, Sequence[Any]]
 
 
 def _compute(
-    subject: runs.Subject, settings: TheoremSettings, grid: Mapping[str, Sequence[float]]
+    subject: runs.Subject,
+    settings: TheoremSettings,
+    grid: Mapping[str, Sequence[float]],
+    dynamics: Any,
 ) -> tuple[analysis.Diagnosis, list[analysis.Cell]]:
     count = settings.batches
     processes = analysis.ticks(count, len(settings.eta), len(settings.curve))
@@ -348,6 +375,7 @@ def _compute(
             "nudging": settings.nudging,
             "cost": subject.cost,
             "tick": tick,
+            "dynamics": dynamics,
         }
         chosen = {"eta": settings.eta, "betas": settings.curve, "seed": settings.seed}
         diagnosis = analysis.diagnose(*looked_at, **chosen, **conditions)
@@ -355,9 +383,10 @@ def _compute(
 
 
 def _title(name: str, settings: TheoremSettings) -> str:
+    by = "" if settings.estimator in ("ep", "c-ep") else f", {settings.estimator}"
     return (
-        f"{name}: T = {settings.free_steps}, K = {settings.nudged_steps}, β = {settings.beta:g}"
-        f"{', symmetric' if settings.nudging == 'symmetric' else ''}"
+        f"{name}{by}: T = {settings.free_steps}, K = {settings.nudged_steps}, "
+        f"β = {settings.beta:g}{', symmetric' if settings.nudging == 'symmetric' else ''}"
     )
 
 

@@ -600,10 +600,13 @@ def parameter_gradients(
     outputs: Sequence[Tensor],
     weights: Sequence[Tensor] | None = None,
     only: Container[str] | None = None,
+    *,
+    keep: bool = False,
 ) -> dict[str, Tensor]:
     """Σ ⟨weight, ∂output/∂θ⟩ by autograd, by the names of the parameters that require a gradient.
 
-    Zero where nothing depends on a parameter. With ``only``, the others are left out.
+    Zero where nothing depends on a parameter. With ``only``, the others are left out. With
+    ``keep``, it can be asked for again.
     """
     trained = {
         name: p
@@ -617,6 +620,7 @@ def parameter_gradients(
         [outputs[index] for index in live],
         list(trained.values()),
         None if weights is None else [weights[index] for index in live],
+        retain_graph=keep,
         materialize_grads=True,
     )
     return own_memory(dict(zip(trained, gradients, strict=True)))

@@ -20,7 +20,7 @@ from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.settling import Relaxation, settle
 from eqprop.core.sizes import require_number, require_whole
-from eqprop.core.stepping import movement, transitions
+from eqprop.core.stepping import Relaxes, movement, transitions
 
 __all__ = [
     "nudged_phase",
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def relax(
-    model: ConvergentModel,
+    model: Relaxes,
     x: Tensor,
     steps: int,
     *,

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
-from eqprop.core.stepping import movement, transitions
+from eqprop.core.stepping import Relaxes, movement, transitions
 from eqprop.summary import summary
 
 __all__ = ["Relaxation", "settle", "two_cycles"]
@@ -93,7 +93,7 @@ class Relaxation:
 
 @torch.no_grad()
 def settle(
-    model: ConvergentModel,
+    model: Relaxes,
     x: Tensor,
     most: int,
     tolerance: float,
@@ -126,7 +126,8 @@ def settle(
     Raises:
         NonFiniteError: a state stopped being finite; names the layer, the phase and the step.
     """
-    ahead = None if ahead is None else ahead.of(model)
+    if isinstance(model, ConvergentModel):
+        ahead = None if ahead is None else ahead.of(model)
     divisible = nudge is None or isinstance(nudge, Nudge)
     limit = state[0].new_full((len(state[0]),), tolerance * model.epsilon)
     whole: list[Tensor] | None = None

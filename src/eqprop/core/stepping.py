@@ -19,7 +19,15 @@ from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge
 from eqprop.core.sizes import counted
 
-__all__ = ["NonFiniteError", "Steps", "movement", "require_finite", "trajectory", "transitions"]
+__all__ = [
+    "NonFiniteError",
+    "Relaxes",
+    "Steps",
+    "movement",
+    "require_finite",
+    "trajectory",
+    "transitions",
+]
 
 
 class NonFiniteError(ArithmeticError):
@@ -35,6 +43,28 @@ class Steps(Protocol):
 
     def layer_name(self, index: int, /) -> str:
         """What messages call a layer."""
+        ...
+
+
+class Relaxes(Steps, Protocol):
+    """What can come to rest: the same, of an input.
+
+    Attributes:
+        epsilon: ε, by which a force, and a tolerance, are multiplied.
+    """
+
+    epsilon: float
+
+    def drive(self, x: Tensor, /) -> Any:
+        """What depends on the static input alone."""
+        ...
+
+    def part(self, drive: Any, x: Tensor, rows: Tensor, /) -> Any:
+        """That of some of the samples, by their numbers."""
+        ...
+
+    def initial_state(self, x: Tensor, /) -> State:
+        """s₀."""
         ...
 
 

@@ -25,7 +25,6 @@ transition and two or three backward passes through one.
 Source: https://arxiv.org/abs/2602.03670.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -33,12 +32,10 @@ import torch
 from torch import Tensor
 
 from eqprop.core.costs import Cost, SquaredError, require_cost
-from eqprop.core.linearised import Linearised
-from eqprop.core.models import ConvergentModel, State, parameter_gradients
+from eqprop.core.models import ConvergentModel, State
 from eqprop.core.nudging import Nudge, Nudging, require_beta, require_nudging
 from eqprop.core.phases import relax, require_steps, require_tolerance
-from eqprop.core.settling import Relaxation
-from eqprop.core.stepping import movement, transitions
+from eqprop.estimators.dynamics import AroundRest, NudgedDynamics, pulled
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
 from eqprop.estimators.nudges import betas, readout_gradients
 
@@ -46,34 +43,17 @@ __all__ = ["AsymEP", "Asymmetric"]
 
 
 @final
-class Asymmetric:
-    """The transition of the nudged phase, F(s) − (J − Jᵀ)(s − s_*) + ε · force.
+class Asymmetric(AroundRest):
+    """The transition F(s) − (J − Jᵀ)(s − s_*) + ε · force."""
 
-    Args:
-        model: whose F it is.
-        around: F linearised at s_*.
-        free: s_*.
-    """
-
-    def __init__(self, model: ConvergentModel, around: Linearised, free: State) -> None:
-        self._model, self._around, self._free = model, around, free
+    name = "AsymEP"
+    error = "the error falls in proportion to {beta}, whatever F is"
 
     def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
-        """One transition, with a force on the output layer."""
-        after = self._model.step(drive, state)
-        if force is not None:
-            forces = self._model.forces_on_layers(force)
-            after = tuple(
-                layer.add(forces[i], alpha=self._model.epsilon) if i in forces else layer
-                for i, layer in enumerate(after)
-            )
-        moved = tuple(s - free for s, free in zip(state, self._free, strict=True))
-        forth, back = self._around.times(moved), self._around.transposed(moved)
+        after = pulled(self._model, self._model.step(drive, state), force)
+        moved = self.moved(state)
+        forth, back = self.around.times(moved), self.around.transposed(moved)
         return tuple(a - j + t for a, j, t in zip(after, forth, back, strict=True))
-
-    def layer_name(self, index: int) -> str:
-        """What messages call a layer."""
-        return self._model.layer_name(index)
 
 
 @final
@@ -105,6 +85,7 @@ class AsymEP(Estimator):
     nudging: Nudging = "one-sided"
     tolerance: float | None = None
     cost: Cost = field(default_factory=SquaredError)
+    dynamics: type[NudgedDynamics] | None = field(default=Asymmetric, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
@@ -126,27 +107,16 @@ class AsymEP(Estimator):
         Raises:
             NonFiniteError: a state stopped being finite.
         """
-        with torch.enable_grad():
-            drive = model.drive(x)
+        drive = model.drive(x)
         signed = betas(self.beta, self.nudging, self.cost, generator)
         nudges = [Nudge(self.cost, target, beta, model) for beta in signed]
         ahead = None if self.nudging == "symmetric" else nudges[0]
         free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=ahead)
-        around = Linearised(model, drive, free.state)
-        corrected = Asymmetric(model, around, free.state)
-        nudged = []
-        for nudge in nudges:
-            path = transitions(
-                corrected, drive, free.state, self.nudged_steps, nudge=nudge, phase=nudge.phase
-            )
-            before, after = deque(path, maxlen=1).pop()
-            taken = torch.full((len(x),), self.nudged_steps, device=x.device)
-            nudged.append(Relaxation(after, taken, movement(before, after)))
+        corrected = Asymmetric(model, x, free.state)
+        nudged = [corrected.phase(drive, self.nudged_steps, nudge) for nudge in nudges]
         points = [(0.0, free.state)]
         points += [(n.beta, phase.state) for n, phase in zip(nudges, nudged, strict=True)]
         (lower, start), (upper, end) = points[-2:]
-        scale = -1 / ((upper - lower) * model.epsilon * len(x))
-        moved = tuple((b - a) * scale for a, b in zip(start, end, strict=True))
-        gradients = parameter_gradients(model, around.after, moved)
+        gradients = corrected.teaching(start, end, free.state, -1 / (upper - lower))
         accumulate(model, gradients | readout_gradients(model, self.cost, points[-2:], target))
         return Estimate(free, tuple(nudged))

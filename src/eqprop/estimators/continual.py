@@ -19,34 +19,33 @@ through the drive alone, and linearly, such as those of a dense connection from 
 sum to one, made at the end, while the drive follows them step by step: the same states and
 weights, without going through the largest matrix K times.
 
+With symmetric nudging two copies of the states are nudged at once, one by +β, one by −β, and the
+weights follow half the difference of what both teach: in the sum that of symmetric EP, as η → 0.
+
 Source: Ernoult et al., "Equilibrium Propagation with Continual Weight Updates",
 https://arxiv.org/abs/2005.04168.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, final, get_args
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError, require_cost
-from eqprop.core.models import ConvergentModel, LearningRule, State
-from eqprop.core.nudging import Nudge, require_beta
-from eqprop.core.phases import (
-    nudged_phase,
-    relax,
-    require_steps,
-    require_tolerance,
-)
+from eqprop.core.costs import Cost, SampleWeighted, SquaredError, require_cost
+from eqprop.core.models import ConvergentModel, State
+from eqprop.core.nudging import Nudge, Nudging, require_beta, require_nudging
+from eqprop.core.phases import relax, require_steps, require_tolerance
 from eqprop.core.powers import DefersUpdates
+from eqprop.core.settling import Relaxation
+from eqprop.estimators.asymmetric import Asymmetric
 from eqprop.estimators.descent import is_plain_descent, learning_rates, require_no_closure
+from eqprop.estimators.dyadic import Adjoint
+from eqprop.estimators.dynamics import Local, NudgedDynamics
 from eqprop.estimators.estimator import Estimate, Estimator, random_sign
 
-__all__ = ["CONTINUAL_NUDGINGS", "ContinualEP"]
-
-Nudging = Literal["one-sided", "random-sign"]
-CONTINUAL_NUDGINGS: tuple[Nudging, ...] = get_args(Nudging)
+__all__ = ["ContinualEP", "continual_asymmetric", "continual_dyadic"]
 
 
 @final
@@ -65,16 +64,18 @@ class ContinualEP(Estimator):
         nudged_steps: K, transitions, and updates, of the nudged phase.
         beta: β ≠ 0, the strength of the nudge; in real time the continuous-time one. Where samples
             or classes have weights, that of those of the largest weight.
-        nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch.
+        nudging: ``one-sided`` with β as given, ``random-sign`` with +β or −β drawn per mini-batch,
+            ``symmetric`` with both at once, in two copies of the states.
         tolerance: let every sample end its free phase where it rests, see
             :func:`~eqprop.core.phases.relax`, to the tolerance times the
             :meth:`~eqprop.core.nudging.Nudge.effect` of the nudge, as which what is left of it
             counts. The nudged phase has K steps for all: while the weights move, which all samples
             share, none has a state of its own to come to.
         cost: ℓ.
+        dynamics: of the nudged phase, see :mod:`eqprop.estimators.dynamics`.
 
     Raises:
-        ValueError: T or K < 1, β = 0 or not finite, another nudging, a negative tolerance.
+        ValueError: T or K < 1, β = 0 or not finite, an unknown nudging, a negative tolerance.
         TypeError: a cost that is none; an optimizer whose ``step`` needs a closure.
     """
 
@@ -85,6 +86,7 @@ class ContinualEP(Estimator):
     nudging: Nudging = "one-sided"
     tolerance: float | None = None
     cost: Cost = field(default_factory=SquaredError)
+    dynamics: type[NudgedDynamics] | None = Local
 
     def __post_init__(self) -> None:
         require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
@@ -92,11 +94,7 @@ class ContinualEP(Estimator):
         require_tolerance(self.tolerance)
         require_beta(self.beta)
         require_no_closure(self.optimizer)
-        if self.nudging not in CONTINUAL_NUDGINGS:
-            raise ValueError(
-                f"nudging: expected one of {', '.join(CONTINUAL_NUDGINGS)}, as the weights can "
-                f"follow one nudged phase only, got {self.nudging!r}"
-            )
+        require_nudging(self.nudging)
 
     @torch.no_grad()
     def estimate(
@@ -113,23 +111,40 @@ class ContinualEP(Estimator):
             NonFiniteError: a state stopped being finite; in the nudged phase, what was learnt in
                 it stays.
         """
-        drive = model.drive(x)
+        samples, drive = len(x), model.drive(x)
         beta = self.beta / self.cost.largest_weight
         if self.nudging == "random-sign":
             beta *= random_sign(generator)
         nudge = Nudge(self.cost, target, beta, model)
-        free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=nudge)
+        symmetric = self.nudging == "symmetric"
+        ahead = None if symmetric else nudge
+        free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=ahead)
+        start, signs, reads = free.state, None, nudge
+        if symmetric:
+            # Two copies of every sample, which nothing but the weights connects.
+            both = torch.arange(samples, device=x.device).repeat(2)
+            drive, x = model.part(drive, x, both), x.index_select(0, both)
+            start = tuple(layer.index_select(0, both) for layer in start)
+            reads = nudge.part(both)
+            signs = x.new_ones(len(x))
+            signs[:samples] = -1
+            nudge = replace(reads, cost=SampleWeighted(reads.cost, signs))
+        assert self.dynamics is not None
+        nudged = self.dynamics(model, x, start)
 
         rates = learning_rates(model, self.optimizer)
-        plain, deferred = is_plain_descent(self.optimizer), None
+        own = self.dynamics is Local
+        plain, deferred = own and is_plain_descent(self.optimizer), None
         if plain and isinstance(model, DefersUpdates):
             deferred = model.defer(x, rates)
         waiting = frozenset[str]() if deferred is None else deferred.parameters & rates.keys()
-        reading = _Reading(model, self.cost, target, rates.keys())
-        learn = self._rule(model, x, rates, rates.keys() - waiting, plain=plain, reading=reading)
+        reading = _Reading(model, reads, rates.keys())
+        learn = self._rule(model, x, nudged, rates, rates.keys() - waiting, plain)
 
         def update(before: State, after: State) -> Any:
-            learn(before, after, before, 1 / beta)
+            # What a move away from the target teaches is what the move back would.
+            compared = (before, after) if signs is None else _towards(signs, before, after)
+            learn(*compared, before, 1 / beta, reading.step(after))
             # Autocast remembers the rounded weights of before.
             torch.clear_autocast_cache()
             nonlocal drive
@@ -137,55 +152,53 @@ class ContinualEP(Estimator):
                 drive = model.drive(x)
             else:
                 # Not in place: the drive of a single linear layer is its state.
-                drive = torch.add(drive, deferred.follow(before, after), alpha=1 / beta)
+                drive = torch.add(drive, deferred.follow(*compared), alpha=1 / beta)
+            nudged.renew()
             return drive
 
         try:
-            nudged = nudged_phase(
-                model,
-                x,
-                self.nudged_steps,
-                nudge,
-                free.state,
-                drive=drive,
-                update=update,
-            )
+            phase = nudged.phase(drive, self.nudged_steps, nudge, update)
             if waiting:
-                last = self._rule(model, x, rates, waiting, plain=plain)
-                last(free.state, nudged.state, free.state, 1 / beta)
+                compared = (start, phase.state)
+                compared = compared if signs is None else _towards(signs, *compared)
+                last = self._rule(model, x, nudged, rates, waiting, plain)
+                last(*compared, start, 1 / beta, {})
         finally:
             self.optimizer.zero_grad()
-        return Estimate(free, (nudged,))
+        return Estimate(free, (phase,) if signs is None else _halves(phase))
 
     def _rule(
         self,
         model: ConvergentModel,
         x: Tensor,
+        nudged: NudgedDynamics,
         rates: Mapping[str, float],
         names: Collection[str],
-        *,
         plain: bool,
-        reading: "_Reading | None" = None,
-    ) -> LearningRule:
-        """What moves these parameters: the rule itself under plain descent, else the optimizer."""
+    ) -> Callable[[State, State, State, float, Mapping[str, Tensor]], None]:
+        """What moves these parameters: the rule itself under plain descent, else the optimizer.
+
+        Returns:
+            A function of before, after, anchor, the scale 1/β and the gradients of a readout.
+        """
         parameters = dict(model.named_parameters())
         if plain:
             rule = model.learning_rule(x, {name: rates[name] for name in names})
-            if reading is None or not model.has_readout:
-                return rule
 
-            def learn_both(before: State, after: State, anchor: State, scale: float) -> None:
+            def learn_both(
+                before: State, after: State, anchor: State, scale: float, read: Mapping[str, Tensor]
+            ) -> None:
                 rule(before, after, anchor, scale)
-                for name, gradient in reading.step(after).items():
+                for name, gradient in read.items():
                     parameters[name].add_(gradient, alpha=-rates[name])
 
             return learn_both
 
-        def learn(before: State, after: State, anchor: State, scale: float) -> None:
-            gradients = model.contrast_gradients(x, before, after, anchor, -scale, names)
-            if reading is not None:
-                gradients |= reading.step(after)
-            for name, gradient in gradients.items():
+        def learn(
+            before: State, after: State, anchor: State, scale: float, read: Mapping[str, Tensor]
+        ) -> None:
+            gradients = nudged.teaching(before, after, anchor, -scale, names)
+            for name, gradient in (gradients | dict(read)).items():
                 parameters[name].grad = gradient
             self.optimizer.step()
 
@@ -195,16 +208,65 @@ class ContinualEP(Estimator):
 class _Reading:
     """What a readout learns in every nudged step: ∂ℓ/∂θ there, less what it was a step before."""
 
-    def __init__(
-        self, model: ConvergentModel, cost: Cost, target: Tensor, names: Collection[str]
-    ) -> None:
-        self._of = model, cost, target, names
+    def __init__(self, model: ConvergentModel, nudge: Nudge, names: Collection[str]) -> None:
+        self._of = model, nudge, names
         self._before: dict[str, Tensor] = {}
 
     def step(self, state: State) -> dict[str, Tensor]:
         """The gradients of this step, which sum to those of the last state."""
-        model, cost, target, names = self._of
-        now = model.readout_gradients(cost, state, target, names)
+        model, nudge, names = self._of
+        now = model.readout_gradients(nudge.cost, state, nudge.target, names)
         moved = {name: g - self._before.get(name, 0.0) for name, g in now.items()}
         self._before = now
         return moved
+
+
+def _towards(signs: Tensor, before: State, after: State) -> tuple[State, State]:
+    """The two states, exchanged for the samples of a negative sign."""
+    back = [signs.view(-1, *[1] * (layer.dim() - 1)) < 0 for layer in before]
+    pairs = [*zip(back, before, after, strict=True)]
+    return (
+        tuple(torch.where(there, a, b) for there, b, a in pairs),
+        tuple(torch.where(there, b, a) for there, b, a in pairs),
+    )
+
+
+def _halves(of: Relaxation) -> tuple[Relaxation, Relaxation]:
+    """Those of the first half of the samples, and those of the second."""
+    states = [layer.chunk(2) for layer in of.state]
+    parts = zip(of.steps.chunk(2), of.moved.chunk(2), strict=True)
+    one, other = (
+        Relaxation(tuple(halves[i] for halves in states), steps, moved)
+        for i, (steps, moved) in enumerate(parts)
+    )
+    return one, other
+
+
+def continual_asymmetric(
+    optimizer: torch.optim.Optimizer,
+    free_steps: int,
+    nudged_steps: int,
+    beta: float,
+    nudging: Nudging = "one-sided",
+    tolerance: float | None = None,
+    cost: Cost | None = None,
+) -> ContinualEP:
+    """:class:`ContinualEP` that is exact for any vector field, as η, β → 0: with the nudged phase
+    of :class:`~eqprop.estimators.asymmetric.AsymEP`, J that of the weights of now, at s_*."""
+    cost = cost or SquaredError()
+    phases = (free_steps, nudged_steps, beta, nudging, tolerance, cost)
+    return ContinualEP(optimizer, *phases, dynamics=Asymmetric)
+
+
+def continual_dyadic(
+    optimizer: torch.optim.Optimizer,
+    free_steps: int,
+    nudged_steps: int,
+    tolerance: float | None = None,
+    cost: Cost | None = None,
+) -> ContinualEP:
+    """:class:`ContinualEP` whose error is that of η alone: a free phase, then K transitions of the
+    difference of :mod:`~eqprop.estimators.dyadic`, with β = 1."""
+    cost = cost or SquaredError()
+    phases = (free_steps, nudged_steps, 1.0, "one-sided", tolerance, cost)
+    return ContinualEP(optimizer, *phases, dynamics=Adjoint)

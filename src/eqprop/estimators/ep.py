@@ -32,6 +32,7 @@ from eqprop.core.phases import (
 )
 from eqprop.core.settling import Relaxation
 from eqprop.estimators.descent import is_plain_descent, learning_rates
+from eqprop.estimators.dynamics import Local, NudgedDynamics
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
 from eqprop.estimators.nudges import betas, readout_gradients
 
@@ -72,6 +73,7 @@ class EquilibriumPropagation(Estimator):
     tolerance: float | None = None
     cost: Cost = field(default_factory=SquaredError)
     optimizer: torch.optim.Optimizer | None = None
+    dynamics: type[NudgedDynamics] | None = field(default=Local, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)

@@ -31,6 +31,7 @@ from eqprop.core.fitting import (
 from eqprop.core.models import ConvergentModel
 from eqprop.core.settling import Relaxation
 from eqprop.core.sizes import described
+from eqprop.estimators.dynamics import NudgedDynamics
 from eqprop.summary import summary
 
 __all__ = ["Estimate", "Estimator", "accumulate", "random_sign"]
@@ -72,11 +73,14 @@ class Estimator(ABC):
         tolerance: lets every sample end a phase where it rests, see
             :func:`~eqprop.core.phases.relax`.
         cost: ℓ.
+        dynamics: of its nudged phase, if it has one that can be looked at step by step, see
+            :mod:`eqprop.estimators.dynamics`.
     """
 
     free_steps: int
     tolerance: float | None = None
     cost: Cost = SquaredError()
+    dynamics: type[NudgedDynamics] | None = None
 
     @final
     def __call__(

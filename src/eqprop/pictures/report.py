@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from eqprop.analysis.agreement import Average, Premise
 from eqprop.analysis.diagnosis import BetaCurve, Cell, Diagnosis
-from eqprop.analysis.kind import ModelKind
 from eqprop.analysis.settling_steps import SettlingSteps
 from eqprop.pictures.tables import table
 
@@ -20,16 +19,16 @@ def theorem_text(diagnosis: Diagnosis, width: int = 80) -> str:
     Args:
         width: how many characters there is room for in a table.
     """
-    kind, symmetric = diagnosis.kind, diagnosis.conditions.nudging == "symmetric"
-    said = [f"model: {kind.said}", f"as β → 0: {kind.expected(symmetric=symmetric)}"]
+    kind = diagnosis.kind
+    said = [f"model: {kind.said}", f"as β → 0: {diagnosis.expected}"]
     for eta, found in zip(diagnosis.etas, diagnosis.by_eta, strict=True):
         of = f"η = {eta:g}" + ", single steps" * kind.in_turn
         headers = of, "relative error", "cosine", "angle", "equal signs"
         spread = f" ± {found.spread.total_update_angle:.1g}" if found.batches > 1 else ""
         steps = table(headers, _rows(found, diagnosis.labels), width=width).rstrip("\n")
         total = (
-            "angle between the total update of EP and minus the total gradient of BPTT, weights: "
-            f"{_number(found.mean.total_update_angle, '.3g', f'{spread}°')}"
+            f"angle between the total update of {diagnosis.by} and minus the total gradient of "
+            f"BPTT, weights: {_number(found.mean.total_update_angle, '.3g', f'{spread}°')}"
         )
         # What is to agree comes first.
         said += ["", total, "", steps] if kind.in_turn else ["", steps, total]
@@ -41,7 +40,7 @@ def theorem_text(diagnosis: Diagnosis, width: int = 80) -> str:
         said += ["", table(headers, _points(curve), width=width).rstrip("\n"), _trend(curve)]
     said += ["", f"residual of the free phase: {residual}"]
     said += _held(diagnosis)
-    said += _verdict(premise, kind)
+    said += _verdict(diagnosis)
     return "\n".join(said) + "\n"
 
 
@@ -125,7 +124,8 @@ def _by_layer(premise: Premise, words: Sequence[str]) -> str:
     return ", ".join(f"{layer} {word}" for layer, word in zip(premise.layers, words, strict=True))
 
 
-def _verdict(premise: Premise, kind: ModelKind) -> list[str]:
+def _verdict(diagnosis: Diagnosis) -> list[str]:
+    premise, kind = diagnosis.premise, diagnosis.kind
     if not premise.holds:
         return [f"PREMISE FAILS: {problem}" for problem in premise.problems]
     if kind.in_turn:
@@ -133,7 +133,7 @@ def _verdict(premise: Premise, kind: ModelKind) -> list[str]:
             "premise: the free phase was steady; as layers are updated in turn, the total is what "
             "is to agree, and no single step"
         ]
-    if kind.name == "exact":
+    if kind.name == "exact" or diagnosis.conditions.dynamics.error:
         return ["premise: holds, the free phase was steady"]
     of = "the gradient of no Φ" if kind.name == "approximate" else "from no Φ"
     return [f"premise: the free phase was steady, but F is {of} ({kind.name}, see above)"]

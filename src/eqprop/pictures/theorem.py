@@ -56,7 +56,7 @@ def draw_processes(diagnosis: Diagnosis, what: str, path: str | Path, title: str
         _fit_height(row[0], trace)
     ep, bptt = f"$\\Delta_{symbol}$(t)", f"$\\nabla_{symbol}$(t)"
     handles = [
-        Line2D([], [], color="0.2", label=f"EP, {ep}"),
+        Line2D([], [], color="0.2", label=f"{diagnosis.by}, {ep}"),
         Line2D([], [], color="0.2", linestyle="--", label=f"−BPTT, −{bptt}"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)

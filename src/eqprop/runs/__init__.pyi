@@ -8,6 +8,7 @@ from .build import build_estimator as build_estimator
 from .build import build_network as build_network
 from .build import build_optimizer as build_optimizer
 from .build import build_scheduler as build_scheduler
+from .build import nudged_dynamics as nudged_dynamics
 from .build import torch_device as torch_device
 from .build import torch_dtype as torch_dtype
 from .cluster import require_cluster as require_cluster

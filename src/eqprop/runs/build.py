@@ -14,6 +14,7 @@ from eqprop.core.costs import Cost, Weighted
 from eqprop.data.augmentation import Augmentation, random_flip, random_shift
 from eqprop.data.dataset import Dataset, load_dataset
 from eqprop.errors import ConfigurationError, Failure, UsageError
+from eqprop.estimators.dynamics import NudgedDynamics
 from eqprop.estimators.estimator import Estimator
 from eqprop.networks.connections.chains import convolutional, untied
 from eqprop.networks.connections.connection import Connection
@@ -35,6 +36,7 @@ __all__ = [
     "build_network",
     "build_optimizer",
     "build_scheduler",
+    "nudged_dynamics",
     "torch_device",
     "torch_dtype",
 ]
@@ -251,6 +253,12 @@ def build_estimator(experiment: Experiment, optimizer: torch.optim.Optimizer) ->
         return factory(**{name: offered[name] for name in asked if name in offered})
     except ValueError as error:
         raise UsageError(f"estimator = {experiment.estimator}: {error}") from None
+
+
+def nudged_dynamics(estimator: str) -> type[NudgedDynamics] | None:
+    """How the nudged phase of a registered estimator goes; nothing if it cannot be looked at."""
+    no_model = torch.optim.SGD([torch.zeros(())], lr=0.0)
+    return build_estimator(Experiment(estimator=estimator), no_model).dynamics
 
 
 def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+from eqprop.registries import ESTIMATORS
 from eqprop.settings.experiment import Experiment
 from eqprop.settings.fields import Settings, device, different, number, setting, whole
 from eqprop.settings.presets import PRESETS
@@ -56,6 +57,9 @@ class TheoremSettings(Settings):
     )
     most_steps: int | None = setting(
         None, "the most steps in which to look for T, and for K", allowed=whole(1), shown="3 T"
+    )
+    estimator: str = setting(
+        "ep", "whose nudged phase is compared; of a run that which it learns by", choices=ESTIMATORS
     )
     beta: float = setting(
         0.01,
@@ -118,6 +122,7 @@ class TheoremSettings(Settings):
         return cls(
             free_steps=experiment.free_steps,
             nudged_steps=min(experiment.nudged_steps, experiment.free_steps),
+            estimator=experiment.estimator,
             beta=experiment.beta,
             nudging="symmetric" if experiment.nudging == "symmetric" else "one-sided",
             batch_size=experiment.batch_size,
