@@ -75,6 +75,7 @@ from .estimators.dyadic import DyadicEP as DyadicEP
 from .estimators.ep import EquilibriumPropagation as EquilibriumPropagation
 from .estimators.estimator import Estimate as Estimate
 from .estimators.estimator import Estimator as Estimator
+from .estimators.homeostasis import Homeostatic as Homeostatic
 from .estimators.recurrent_backprop import AdjointError as AdjointError
 from .estimators.recurrent_backprop import RecurrentBackprop as RecurrentBackprop
 from .explorer.page_file import explorer_page as explorer_page

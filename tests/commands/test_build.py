@@ -13,6 +13,7 @@ from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.continual import ContinualEP
 from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimator
+from eqprop.estimators.homeostasis import Homeostatic
 from eqprop.estimators.recurrent_backprop import RecurrentBackprop
 from eqprop.networks.connections.conv_pool import ConvPool
 from eqprop.networks.connections.dense import Dense
@@ -88,11 +89,14 @@ def test_continual_ep_has_the_settings_and_the_optimizer(nudging: str) -> None:
     )
 
 
+def test_homeostasis_is_wrapped_around_whatever_estimates() -> None:
+    found = estimator(estimator="bptt", homeostasis=2.0)
+    assert isinstance(found, Homeostatic)
+    assert (found.strength, type(found.of)) == (2.0, BPTT)
+    assert not isinstance(estimator(estimator="bptt"), Homeostatic)
+
+
 def test_an_estimator_refuses_the_settings_it_cannot_follow() -> None:
-    with pytest.raises(
-        UsageError, match=r"estimator = c-ep: nudging: .*one-sided, random-sign.*'symm"
-    ):
-        estimator(estimator="c-ep", nudging="symmetric")
     refused = experiment(estimator="bptt", free_steps=20, nudged_steps=21)
     with pytest.raises(UsageError, match=r"estimator = bptt: nudged_steps: .*free_steps = 20.*21"):
         build_learner(refused)

@@ -75,7 +75,12 @@ from eqprop.settings.theorem import TheoremSettings
         ({"batch_size": 0}, "batch_size", "0", "at least 1"),
         ({"threads": 0}, "threads", "0", "from 1 to 1024"),
         ({"seed": -1}, "seed", "-1", "from 0"),
-        ({"estimator": "backprop"}, "estimator", "backprop", "ep, c-ep, bptt, rbp"),
+        (
+            {"estimator": "backprop"},
+            "estimator",
+            "backprop",
+            "one of ep, c-ep, asym-ep",
+        ),
         ({"device": "tpu"}, "device", "tpu", "cuda:N"),
         ({"device": "cuda:"}, "device", "cuda:", "cuda:N"),
         ({"bta": 1}, "bta", "1", "did you mean beta?"),

@@ -52,6 +52,65 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(theorem, "_draw", lambda *_: None)
 
 
+# Other estimators
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name", "least", "most"),
+    [
+        ("ep", "EP", 0.5, 1.0),
+        ("c-ep", "EP", 0.5, 1.0),
+        ("asym-ep", "AsymEP", 1e-4, 0.05),
+        ("dyadic-ep", "dyadic EP", 0, 1e-9),
+    ],
+)
+@pytest.mark.usefixtures("no_figures")
+def test_asked_for_another_estimator_it_is_that_one_which_is_compared(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    estimator: str,
+    name: str,
+    least: float,
+    most: float,
+) -> None:
+    """At 45° the first layer is off by sin 45° and more, unless what comes down is turned back."""
+    words = ["--angle", "45", "--betas", "1e-3", "1e-2"]
+    metrics = run(tmp_path / "out", "theorem", "digits-eb", *words, "--estimator", estimator)
+    assert metrics["estimator"] == name
+    assert metrics["settings"]["estimator"] == estimator
+    first = metrics["parameters"]["connections.0.weight"]["relative_error"]
+    assert least <= first <= most
+    said = capsys.readouterr().out
+    assert f"total update of {name} and" in said
+    title = said.splitlines()[0]
+    assert title.startswith(
+        "digits-eb-angle-45:" if name == "EP" else f"digits-eb-angle-45, {estimator}:"
+    )
+    assert ("whatever F" in said) is (name != "EP")
+
+
+def test_one_without_a_nudged_phase_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refusal(capsys, 2, "theorem", "toy", "--estimator", "bptt")
+    assert "--estimator bptt: expected one whose nudged phase" in line
+    assert line.endswith("among ep, c-ep, asym-ep, c-asym-ep, dyadic-ep, c-dyadic-ep")
+
+
+@pytest.mark.parametrize(
+    ("learns", "compared"), [("asym-ep", "AsymEP"), ("c-asym-ep", "AsymEP"), ("bptt", "EP")]
+)
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_is_compared_by_what_it_learns_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], learns: str, compared: str
+) -> None:
+    trained = ["--hidden", "9", "--epochs", "1", "--estimator", learns]
+    assert main(["train", *trained, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    metrics = run(tmp_path / "out", "theorem", str(tmp_path / "run"))
+    assert metrics["estimator"] == compared
+    said = capsys.readouterr().out
+    assert (f"compared is EP; the run learns by {learns}" in said) is (learns == "bptt")
+
+
 # What it writes
 
 

@@ -39,6 +39,7 @@ from eqprop.core.nudging import Nudge, Nudging, require_beta, require_nudging
 from eqprop.core.phases import relax, require_steps, require_tolerance
 from eqprop.core.powers import DefersUpdates
 from eqprop.core.settling import Relaxation
+from eqprop.core.sizes import described
 from eqprop.estimators.asymmetric import Asymmetric
 from eqprop.estimators.descent import is_plain_descent, learning_rates, require_no_closure
 from eqprop.estimators.dyadic import Adjoint
@@ -76,7 +77,7 @@ class ContinualEP(Estimator):
 
     Raises:
         ValueError: T or K < 1, β = 0 or not finite, an unknown nudging, a negative tolerance.
-        TypeError: a cost that is none; an optimizer whose ``step`` needs a closure.
+        TypeError: a cost that is none, or dynamics; an optimizer whose ``step`` needs a closure.
     """
 
     optimizer: torch.optim.Optimizer
@@ -95,6 +96,11 @@ class ContinualEP(Estimator):
         require_beta(self.beta)
         require_no_closure(self.optimizer)
         require_nudging(self.nudging)
+        if not (isinstance(self.dynamics, type) and issubclass(self.dynamics, NudgedDynamics)):
+            raise TypeError(
+                "dynamics: expected those of a nudged phase, such as Local, got "
+                f"{described(self.dynamics)}"
+            )
 
     @torch.no_grad()
     def estimate(

@@ -16,6 +16,7 @@ from eqprop.data.dataset import Dataset, load_dataset
 from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.estimators.dynamics import NudgedDynamics
 from eqprop.estimators.estimator import Estimator
+from eqprop.estimators.homeostasis import Homeostatic
 from eqprop.networks.connections.chains import convolutional, untied
 from eqprop.networks.connections.connection import Connection
 from eqprop.networks.connections.dense import Dense
@@ -250,7 +251,8 @@ def build_estimator(experiment: Experiment, optimizer: torch.optim.Optimizer) ->
                 f"optimizer and cost, got one that asks for {name}; give it a default"
             )
     try:
-        return factory(**{name: offered[name] for name in asked if name in offered})
+        found = factory(**{name: offered[name] for name in asked if name in offered})
+        return Homeostatic(found, experiment.homeostasis) if experiment.homeostasis else found
     except ValueError as error:
         raise UsageError(f"estimator = {experiment.estimator}: {error}") from None
 

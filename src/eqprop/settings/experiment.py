@@ -1,7 +1,7 @@
 """An experiment: every setting of a training run, typed and validated.
 
 It knows nothing of torch; :mod:`eqprop.runs.build` makes the objects it describes. What an
-estimator refuses (K > T in BPTT, symmetric nudging in C-EP) it refuses itself, once it is built.
+estimator refuses (K > T in BPTT) it refuses itself, once it is built.
 """
 
 import re
@@ -157,7 +157,7 @@ class Experiment(Settings):
     free_steps: int = _estimator(20, "T, steps of the free phase", allowed=whole(1))
     nudged_steps: int = _estimator(
         8,
-        "K, steps of the nudged phase (bptt: steps differentiated; rbp: unused)",
+        "K, steps of the nudged phase (bptt: steps differentiated; rbp, dyadic-ep: unused)",
         allowed=whole(1),
     )
     beta: float = _estimator(0.5, "β, strength of the nudge, of either sign", allowed=nonzero())
@@ -171,6 +171,13 @@ class Experiment(Settings):
         "below; T and K are then the most steps it may take; none takes T and K",
         allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
         flag="settle",
+    )
+    homeostasis: float = _estimator(
+        0.0,
+        "λ, how strongly a term besides draws the Jacobian at rest towards symmetry, such as 3, so "
+        "that weights up and down find each other",
+        allowed=number("a finite number >= 0", lambda x: x >= 0),
+        since="0.2",
     )
     optimizer: Literal["sgd", "adam", "adamw"] = _optimisation(
         "sgd", "how weights follow; adamw decays them apart from the gradient"

@@ -19,9 +19,9 @@ and why:
   mini-batches of 100.
 - Training images are moved by up to a pixel each way, as otherwise all are learnt by heart.
 - In real time ε = 0.5 leads to the same steady states as 0.2, in fewer steps.
-- Continual updates cannot be symmetric, and Adam, which makes small late steps large, spoils them.
-  What limits their learning rate is feedback: weights that move with the nudge move the state
-  further the same way, by a factor of about η ‖x‖² / β in every step, and beyond 1 it runs away.
+- Continual updates are one-sided, and Adam, which makes small late steps large, spoils them. What
+  limits their learning rate is feedback: weights that move with the nudge move the state further
+  the same way, by a factor of about η ‖x‖² / β in every step, and beyond 1 it runs away.
   With β = −1 the feedback is negative, and the nudge is as strong as it can be; K = 3 gives it few
   steps to add up. So plain gradient descent learns at twenty times the published rate. With untied
   weights the rate above the first layer is small, as the backward weights, which move by the same
@@ -85,6 +85,11 @@ _FEW_STEPS: dict[str, Any] = {"updates": "alternating", "optimizer": "adam", "sc
 _FAST: dict[str, Any] = {**_FEW_STEPS, "nudging": "symmetric", "shift": 1, "batch_size": 100}
 _C_FAST: dict[str, Any] = {"updates": "alternating", "schedule": "cosine", "shift": 1}
 _DIGITS_C: dict[str, Any] = {**_C_EP, "nudging": "random-sign", "learning_rates": (0.05, 0.025)}
+_DIGITS_OPPOSITE: dict[str, Any] = {
+    "hidden": (64, 64),
+    "weight_angle": 180.0,
+    "learning_rates": (0.1, 0.1, 0.05),
+}
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset("8×8 digits, no download: learns in seconds", Experiment()),
@@ -264,6 +269,18 @@ PRESETS: dict[str, Preset] = {
     ),
     "digits-c-ep": Preset("8×8 digits, continual updates", Experiment(**_DIGITS_C)),
     "digits-vf": Preset("8×8 digits, untied weights", Experiment(weight_angle=0.0)),
+    "digits-asym-ep": Preset(
+        "8×8 digits, opposite weights, AsymEP",
+        Experiment(**_DIGITS_OPPOSITE, estimator="asym-ep"),
+    ),
+    "digits-dyadic-ep": Preset(
+        "8×8 digits, opposite weights, dyadic EP",
+        Experiment(**_DIGITS_OPPOSITE, estimator="dyadic-ep"),
+    ),
+    "digits-c-asym-ep": Preset(
+        "8×8 digits, opposite weights, continual AsymEP",
+        Experiment(**_DIGITS_OPPOSITE, estimator="c-asym-ep"),
+    ),
     "digits-c-vf": Preset(
         "8×8 digits, continual, untied weights", Experiment(**_DIGITS_C, weight_angle=0.0)
     ),
