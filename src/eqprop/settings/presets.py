@@ -273,11 +273,11 @@ PRESETS: dict[str, Preset] = {
         "8×8 digits, opposite weights, AsymEP",
         Experiment(**_DIGITS_OPPOSITE, estimator="asym-ep"),
     ),
-    "digits-dyadic-ep": Preset(
+    "digits-dyadic": Preset(
         "8×8 digits, opposite weights, dyadic EP",
         Experiment(**_DIGITS_OPPOSITE, estimator="dyadic-ep"),
     ),
-    "digits-c-asym-ep": Preset(
+    "digits-c-asym": Preset(
         "8×8 digits, opposite weights, continual AsymEP",
         Experiment(**_DIGITS_OPPOSITE, estimator="c-asym-ep"),
     ),
