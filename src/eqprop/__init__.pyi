@@ -75,6 +75,7 @@ from .estimators.dyadic import DyadicEP as DyadicEP
 from .estimators.ep import EquilibriumPropagation as EquilibriumPropagation
 from .estimators.estimator import Estimate as Estimate
 from .estimators.estimator import Estimator as Estimator
+from .estimators.holomorphic import HolomorphicEP as HolomorphicEP
 from .estimators.homeostasis import Homeostatic as Homeostatic
 from .estimators.recurrent_backprop import AdjointError as AdjointError
 from .estimators.recurrent_backprop import RecurrentBackprop as RecurrentBackprop

@@ -164,6 +164,10 @@ ESTIMATORS = Registry(
             "eqprop.estimators.continual:continual_dyadic",
             "that with a phase of continual weight updates",
         ),
+        "holomorphic-ep": (
+            "eqprop.estimators.holomorphic:HolomorphicEP",
+            "exact at a β that is not small",
+        ),
         "bptt": ("eqprop.estimators.bptt:truncated", "backpropagation through time"),
         "rbp": (
             "eqprop.estimators.recurrent_backprop:RecurrentBackprop",

@@ -100,8 +100,10 @@ class Cost(ABC):
             at = output.detach().requires_grad_()
             cost = require_per_sample("cost", self(at, target), len(output))
             require_differentiable(cost)
-            (gradient,) = torch.autograd.grad(cost.sum(), at)
-        return gradient
+            # Of complex outputs, see eqprop.core.derivative.
+            total = cost.sum()
+            (gradient,) = torch.autograd.grad(total.real, at)
+        return gradient.conj() if gradient.is_complex() else gradient
 
 
 @final
@@ -158,12 +160,22 @@ class CrossEntropy(Cost):
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         _require_same_shape(output, target)
-        logs = (output * self.scale).log_softmax(1)
+        scaled = output * self.scale
+        if scaled.is_complex():
+            shifted = scaled - scaled.real.amax(1, keepdim=True)
+            logs = shifted - shifted.exp().sum(1, keepdim=True).log()
+        else:
+            logs = scaled.log_softmax(1)
         return (target * logs).flatten(1).sum(1) / -self.scale
 
     def gradient(self, output: Tensor, target: Tensor) -> Tensor:
         _require_same_shape(output, target)
-        probabilities = (output * self.scale).softmax(1)
+        scaled = output * self.scale
+        if scaled.is_complex():
+            powers = (scaled - scaled.real.amax(1, keepdim=True)).exp()
+            probabilities = powers / powers.sum(1, keepdim=True)
+        else:
+            probabilities = scaled.softmax(1)
         return target.sum(1, keepdim=True) * probabilities - target
 
 

@@ -18,6 +18,8 @@ def derivative(
         at: its arguments.
         weights: of the shape of its value.
 
+    Of complex arguments it is that of a holomorphic function.
+
     Raises:
         TypeError: the value depends on the arguments by nothing that autograd knows.
     """
@@ -35,10 +37,12 @@ def derivative(
                 "expected a value that autograd can follow back to the states, got one that it "
                 "cannot: computed under no_grad, detached, by numpy, or of none of them"
             )
-        return torch.autograd.grad(
-            value.sum() if weights is None else value,
-            nodes,
-            weights,
-            create_graph=differentiable,
-            materialize_grads=True,
+        if weights is None:
+            value = value.sum()
+        if value.is_complex():
+            # Of a holomorphic function autograd gives the conjugate derivative.
+            weights = torch.ones_like(value) if weights is None else weights.conj()
+        found = torch.autograd.grad(
+            value, nodes, weights, create_graph=differentiable, materialize_grads=True
         )
+        return tuple(g.conj() for g in found) if value.is_complex() else found

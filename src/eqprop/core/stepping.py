@@ -168,7 +168,8 @@ def trajectory(model: ConvergentModel, x: Tensor, steps: int) -> tuple[State, ..
 @torch.no_grad()
 def movement(before: State, after: State) -> Tensor:
     """max ``|s_{t+1} − s_t|`` over the units of each layer and sample, (B, layers)."""
-    moved = ((a - b).abs_() for b, a in zip(before, after, strict=True))
+    moved = (a - b for b, a in zip(before, after, strict=True))
+    moved = (m.abs() if m.is_complex() else m.abs_() for m in moved)
     return torch.stack([m.amax(1 if m.dim() == 2 else tuple(range(1, m.dim()))) for m in moved], 1)
 
 
@@ -205,6 +206,6 @@ def _is_finite(state: State) -> bool:
     # usual case. Only a sum that is not finite may be that of large numbers that are.
     if not state:
         return True
-    sums = [layer.sum() for layer in state]
+    sums = [layer.sum().abs() if layer.is_complex() else layer.sum() for layer in state]
     total = sum(map(float, sums)) if sums[0].is_cpu else torch.stack(sums).sum().item()
     return math.isfinite(total) or all(layer.isfinite().all() for layer in state)

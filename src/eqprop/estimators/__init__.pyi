@@ -17,6 +17,7 @@ from .estimator import Estimate as Estimate
 from .estimator import Estimator as Estimator
 from .estimator import accumulate as accumulate
 from .estimator import random_sign as random_sign
+from .holomorphic import HolomorphicEP as HolomorphicEP
 from .homeostasis import Homeostatic as Homeostatic
 from .homeostasis import asymmetry as asymmetry
 from .recurrent_backprop import AdjointError as AdjointError

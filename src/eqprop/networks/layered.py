@@ -324,7 +324,7 @@ class LayeredNetwork(ConvergentModel):
         these. Images may stand for vectors, and vectors for images."""
         graph, chain = self.graph, self.chain
         shapes = self._inputs
-        if not x.is_floating_point() and _fits(x, shapes):
+        if not (x.is_floating_point() or x.is_complex()) and _fits(x, shapes):
             raise TypeError(
                 f"x: expected floating point numbers, got {x.dtype}; divide grey levels by the "
                 "brightest one, as in x / 255"

@@ -172,6 +172,12 @@ class Experiment(Settings):
         allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
         flag="settle",
     )
+    points: int = _estimator(
+        4,
+        "N, points of the circle of β (holomorphic-ep alone): the error is O(β^N)",
+        allowed=whole(2, 1024),
+        since="0.2",
+    )
     homeostasis: float = _estimator(
         0.0,
         "λ, how strongly a term besides draws the Jacobian at rest towards symmetry, such as 3, so "

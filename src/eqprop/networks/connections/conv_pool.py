@@ -9,7 +9,8 @@ Source: Ernoult et al., https://arxiv.org/abs/1905.13633.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, final, get_args
 
 import torch
@@ -108,7 +109,7 @@ class ConvPool(ExplicitConnection):
         if self.pool == 1:
             return image, None
         if self.pooling == "average":
-            return F.avg_pool2d(image, self.pool), None
+            return _by_parts(partial(F.avg_pool2d, kernel_size=self.pool), image), None
         return F.max_pool2d(image, self.pool, return_indices=True)
 
     def trace(self, lower: Tensor) -> Switches:
@@ -144,7 +145,8 @@ class ConvPool(ExplicitConnection):
             spread = values.new_zeros(len(values), height * width, channels)
             spread = spread.scatter(1, places, values)
             return spread.view(-1, height, width, channels).permute(0, 3, 1, 2)
-        spread = F.interpolate(upper / self.pool**2, scale_factor=self.pool, mode="nearest")
+        larger = partial(F.interpolate, scale_factor=self.pool, mode="nearest")
+        spread = _by_parts(larger, upper / self.pool**2)
         height, width = (n - m for n, m in zip(self.conv_shape[1:], spread.shape[2:], strict=True))
         return F.pad(spread, (0, width, 0, height)) if height or width else spread
 
@@ -182,6 +184,13 @@ class ConvPool(ExplicitConnection):
             f"{' × '.join(map(str, self.lower_shape))}, {self.upper_shape[0]}, "
             f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}{pooled}"
         )
+
+
+def _by_parts(linear: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """A linear function with real weights, which torch may not have for complex numbers."""
+    if image.is_complex():
+        return torch.complex(linear(image.real), linear(image.imag))
+    return linear(image)
 
 
 def _pixel_rows(images: Tensor) -> Tensor:
