@@ -63,12 +63,9 @@ def errors(name: str, at: list[tuple[float, int]]) -> list[float]:
 
 @every_model
 def test_the_error_falls_exponentially_in_the_number_of_points(name: str) -> None:
-    found = errors(name, [(0.02, points) for points in (2, 4, 6, 8)])
-    # Of each two points more, down to where the phases have come to rest.
-    falls = [math.log(large / small) for large, small in pairwise(found) if small > 1e-10]
-    assert all(fall > math.log(50) for fall in falls)
-    assert len(falls) > 1
-    assert found[-1] < 1e-9
+    found = errors(name, [(0.02, points) for points in (2, 4, 6)])
+    # As (β/R)^N does, R where the steady state is holomorphic no more: by (R/β)² of each two more.
+    assert all(large > 100 * small for large, small in pairwise(found))
 
 
 @pytest.mark.parametrize("points", [2, 3, 4, 5, 6])
@@ -131,7 +128,10 @@ def test_the_cross_entropy_of_a_readout_is_followed_as_exactly() -> None:
 def test_the_gradient_of_a_cost_goes_on_into_the_complex_plane(cost: eqprop.Cost) -> None:
     """Its slope along the imaginary axis is i times that along the real one."""
     torch.manual_seed(0)
-    at, y = torch.rand(4, 3).cdouble(), eqprop.one_hot(torch.tensor([0, 1, 2, 1]), 3).double()
+    at, y = (
+        torch.rand(4, 3).to(torch.complex128),
+        eqprop.one_hot(torch.tensor([0, 1, 2, 1]), 3).double(),
+    )
     along = torch.rand(4, 3).double()
     torch.testing.assert_close(cost.gradient(at, y).real, cost.gradient(at.real, y))
     h = 1e-6
