@@ -2,6 +2,7 @@
 
 import os
 import signal
+import zlib
 
 # Whoever runs the tests in the background may have Ctrl-C ignored, and tests wait for its effect.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -18,6 +19,18 @@ torch.set_num_threads(1)
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part", default="1/1", metavar="I/N", help="the I-th of N parts of the tests"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """By their names, so that a new test moves no other into another part."""
+    number, parts = map(int, config.getoption("--part").split("/"))
+    items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % parts == number - 1]
 
 
 @pytest.fixture(params=EXACT, ids=lambda name: name.replace(" ", "-"))

@@ -6,6 +6,7 @@ they must pass. One that goes unnoticed, or that no longer fits, makes this scri
     python tests/planted_defects.py            all of them
     python tests/planted_defects.py beta       those that have the word in them
     python tests/planted_defects.py --list     what there is, and whether it fits; plants nothing
+    python tests/planted_defects.py --part 2/3 the second of every three
 
 They stand in ``planted_defects.txt``, below the symbol whose code goes wrong::
 
@@ -293,8 +294,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("words", nargs="*", help="only those that have all of these in them")
     parser.add_argument("--list", action="store_true", help="plant nothing, but check that all fit")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of every N")
     options = parser.parse_args()
     chosen = [d for d in defects() if all(word in " ".join(d) for word in options.words)]
+    number, parts = map(int, options.part.split("/"))
+    chosen = chosen[number - 1 :: parts]
     if not chosen:
         parser.error(f"no planted defect has all of: {' '.join(options.words)}")
     if misfits := check(chosen):

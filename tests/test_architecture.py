@@ -21,12 +21,13 @@ ROOMS = {
     "core": "errors registries summary",
     "networks": "core summary",
     "estimators": "core summary",
+    "hardware": "core",
     "data": "errors files registries summary",
     "distributed": "errors",
     "training": "errors files core estimators data distributed summary",
     "analysis": "core networks estimators data summary",
-    "runs": "errors files registries settings core networks estimators data distributed training "
-    "analysis summary version",
+    "runs": "errors files registries settings core networks estimators hardware data distributed "
+    "training analysis summary version",
     "pictures": "files analysis training",
     "explorer": "errors registries core networks",
     "figures": "errors files registries settings core data training analysis runs pictures",

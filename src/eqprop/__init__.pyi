@@ -5,6 +5,7 @@ from . import distributed as distributed
 from . import errors as errors
 from . import estimators as estimators
 from . import explorer as explorer
+from . import hardware as hardware
 from . import networks as networks
 from . import pictures as pictures
 from . import registries as registries
@@ -80,6 +81,10 @@ from .estimators.homeostasis import Homeostatic as Homeostatic
 from .estimators.recurrent_backprop import AdjointError as AdjointError
 from .estimators.recurrent_backprop import RecurrentBackprop as RecurrentBackprop
 from .explorer.page_file import explorer_page as explorer_page
+from .hardware.binary import BinaryWeights as BinaryWeights
+from .hardware.mismatch import mismatched as mismatched
+from .hardware.noise import noisy as noisy
+from .hardware.writes import DeviceWrites as DeviceWrites
 from .networks.connections.chains import convolutional as convolutional
 from .networks.connections.chains import dense as dense
 from .networks.connections.chains import untied as untied
@@ -89,6 +94,8 @@ from .networks.connections.connection import TiedConnection as TiedConnection
 from .networks.connections.conv_pool import ConvPool as ConvPool
 from .networks.connections.conv_transpose import ConvTranspose as ConvTranspose
 from .networks.connections.dense import Dense as Dense
+from .networks.connections.feedback import Feedback as Feedback
+from .networks.connections.feedback import feedback as feedback
 from .networks.connections.identity import Identity as Identity
 from .networks.connections.pool import Pool as Pool
 from .networks.connections.untied import Untied as Untied

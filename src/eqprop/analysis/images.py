@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eqprop.networks.connections.conv_pool import ConvPool
 from eqprop.networks.connections.dense import Dense
+from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.summary import summary
@@ -62,7 +63,7 @@ def weight_images(
     found = []
     *channels, height, width = (*[1] * (3 - len(input_shape)), *input_shape)
     for index, connection in enumerate(network.chain):
-        forward = connection.upward if isinstance(connection, Untied) else connection
+        forward = connection.upward if isinstance(connection, Untied | Feedback) else connection
         if isinstance(forward, ConvPool):
             kind, weight = "channels", forward.weight.detach()
         elif (

@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
 from eqprop.core.models import ConvergentModel, PrimitiveModel
+from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
 
@@ -124,7 +125,10 @@ def model_kind(model: ConvergentModel) -> ModelKind:
     """
     angles: tuple[float, ...] = ()
     if isinstance(model, LayeredNetwork):
-        has_phi = not any(isinstance(connection, Untied) for connection in model.chain)
+        has_phi = all(
+            c.keeps_phi if isinstance(c, Feedback) else not isinstance(c, Untied)
+            for c in model.chain
+        )
         angles = model.weight_angles
     else:
         has_phi = isinstance(model, PrimitiveModel)
@@ -146,5 +150,5 @@ def _steps_by_itself(model: ConvergentModel) -> bool:
         name in vars(kind)
         for kind in type(model).__mro__
         if not kind.__module__.startswith("eqprop.")
-        for name in ("step", "advance")
+        for name in ("step", "advance", "move")
     )

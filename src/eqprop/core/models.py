@@ -350,11 +350,13 @@ class ConvergentModel(nn.Module, ABC):
             # Its samples would be taken for layers.
             raise self._no_field(field)
         try:
+            # A field of another number of layers is for those to refuse who ask for the step.
+            pairs = zip((*state, *field[len(state) :]), field, strict=False)
             if self.output_layers == 1 and not self.has_readout:
-                *hidden, output = field
-                return (*(self.advance(layer) for layer in hidden), self.advance(output, force))
-            forces = self.forces_on_layers(force)
-            return tuple(self.advance(layer, forces.get(i)) for i, layer in enumerate(field))
+                forces = {len(field) - 1: force}
+            else:
+                forces = dict[int, Tensor | None](self.forces_on_layers(force))
+            return tuple(self.move(i, s, f, forces.get(i)) for i, (s, f) in enumerate(pairs))
         except (TypeError, AttributeError):
             if isinstance(field, tuple | list) and all(isinstance(f, Tensor) for f in field):
                 raise
@@ -384,6 +386,16 @@ class ConvergentModel(nn.Module, ABC):
         if force is not None:
             after = torch.add(after, force, alpha=self.epsilon)
         return after if self.clip is None else after.clamp(*self.clip)
+
+    def move(self, layer: int, state: Tensor, field: Tensor, force: Tensor | None) -> Tensor:
+        """The next state of a layer; devices that are not as they should be add here what they do.
+
+        Args:
+            layer: its number, from 0.
+            state, field: of the layer, (B, …).
+            force: as for :meth:`advance`.
+        """
+        return self.advance(field, force)
 
     def contrast_gradients(
         self,

@@ -21,6 +21,7 @@ from eqprop.errors import Failure
 from eqprop.networks.connections.connection import Connection
 from eqprop.networks.connections.conv_pool import ConvPool
 from eqprop.networks.connections.dense import Dense
+from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.networks.prototypical import PrototypicalNetwork
@@ -131,7 +132,7 @@ def _weights(weight: Tensor, bias: Tensor | None, arrays: Arrays) -> dict[str, A
 
 def _edge(connection: Connection, arrays: Arrays) -> dict[str, Any]:
     found: dict[str, Any] = {"backward": None}
-    if isinstance(connection, Untied):
+    if isinstance(connection, Untied | Feedback):
         found["backward"] = arrays.add(connection.backward_weight)
         connection = connection.upward
     shapes: dict[str, Sequence[int]] = {

@@ -13,6 +13,8 @@ from .connections.conv_pool import Pooling as Pooling
 from .connections.conv_pool import Switches as Switches
 from .connections.conv_transpose import ConvTranspose as ConvTranspose
 from .connections.dense import Dense as Dense
+from .connections.feedback import Feedback as Feedback
+from .connections.feedback import feedback as feedback
 from .connections.identity import Identity as Identity
 from .connections.pool import Pool as Pool
 from .connections.untied import Untied as Untied

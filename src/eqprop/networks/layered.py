@@ -283,7 +283,7 @@ class LayeredNetwork(ConvergentModel):
             for state in (before, after, anchor)
         }
         compared = ends[id(before)], ends[id(after)], ends[id(anchor)]
-        if all(isinstance(connection, TiedConnection) for connection in self.chain):
+        if not any(connection.asks_moved for connection in self.chain):
             return list(map(Change, *compared))
         # An input does not move.
         moved = [self.response(s, a - b) for s, b, a in zip(anchor, before, after, strict=True)]
@@ -381,7 +381,7 @@ class LayeredNetwork(ConvergentModel):
                     current = chain[i].down(rates[upper], trace, onto=current)
                 assert current is not None
                 field = self.layer_field(layers[layer], rates[layer], current)
-                layers[layer] = self.advance(field, forces.get(layer))
+                layers[layer] = self.move(layer, layers[layer], field, forces.get(layer))
             if members is not graph.classes[-1]:
                 for layer in members:
                     rates[layer] = self.rate(layers[layer])

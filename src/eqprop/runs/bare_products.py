@@ -11,6 +11,7 @@ from torch import Tensor
 from eqprop.core.models import State
 from eqprop.networks.connections.conv_pool import ConvPool
 from eqprop.networks.connections.dense import Dense
+from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
 
@@ -27,7 +28,7 @@ def bare_products(network: LayeredNetwork, state: State) -> list[Callable[[], ob
         if low < 0:
             continue
         lower, upper = state[low], state[high]
-        untied = isinstance(connection, Untied)
+        untied = isinstance(connection, Untied | Feedback)
         forward = connection.upward if untied else connection
         if not isinstance(forward, ConvPool | Dense):
             continue

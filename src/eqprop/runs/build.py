@@ -11,15 +11,21 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from eqprop.core.costs import Cost, Weighted
+from eqprop.core.models import ConvergentModel
 from eqprop.data.augmentation import Augmentation, random_flip, random_shift
 from eqprop.data.dataset import Dataset, load_dataset
 from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.estimators.dynamics import NudgedDynamics
 from eqprop.estimators.estimator import Estimator
 from eqprop.estimators.homeostasis import Homeostatic
+from eqprop.hardware.binary import BinaryWeights
+from eqprop.hardware.mismatch import mismatched
+from eqprop.hardware.noise import noisy
+from eqprop.hardware.writes import DeviceWrites
 from eqprop.networks.connections.chains import convolutional, untied
-from eqprop.networks.connections.connection import Connection
+from eqprop.networks.connections.connection import Connection, TiedConnection
 from eqprop.networks.connections.dense import Dense
+from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.graph import Edges
 from eqprop.networks.layered import LayeredNetwork
@@ -117,7 +123,12 @@ def build_network(experiment: Experiment, input_shape: Sequence[int], units: int
                 parameter.data.mul_(gain)
         if experiment.output_bias is not None:
             _bias(chain[-1]).data.fill_(experiment.output_bias)
-        network = _network(experiment, _edges(experiment, chain, links), readout)
+        ends = _ends(experiment, len(chain))
+        connections = _returning(experiment, [*chain, *links], ends)
+        network = _network(
+            experiment, connections if not links else _edges(connections, ends), readout
+        )
+        network = _as_built(experiment, network)
         return network.to(torch_device(experiment), torch_dtype(experiment))
 
 
@@ -133,18 +144,48 @@ def _links(experiment: Experiment, chain: Sequence[Connection]) -> list[Connecti
     return links
 
 
-def _edges(
-    experiment: Experiment, chain: Sequence[Connection], links: Sequence[Connection]
-) -> Edges:
-    """The chain itself, unless there are links: then a graph of layers that have their numbers."""
-    if not links:
-        return chain
-    ends = [(i, i + 1) for i in range(len(chain))]
-    ends += [tuple(map(int, link.split("-"))) for link in experiment.links]
+def _ends(experiment: Experiment, layers: int) -> list[tuple[int, int]]:
+    """Of the connections of the chain, then of the links, 0 the input."""
+    links = [link.split("-") for link in experiment.links]
+    return [*((i, i + 1) for i in range(layers)), *((int(low), int(high)) for low, high in links)]
+
+
+def _edges(connections: Sequence[Connection], ends: Sequence[tuple[int, int]]) -> Edges:
+    """A graph of layers that have their numbers."""
     return [
         (str(low) if low else "input", connection, str(high))
-        for (low, high), connection in zip(ends, (*chain, *links), strict=True)
+        for connection, (low, high) in zip(connections, ends, strict=True)
     ]
+
+
+def _returning(
+    experiment: Experiment, connections: Sequence[Connection], ends: Sequence[tuple[int, int]]
+) -> list[Connection]:
+    """The connections, with ways down as the settings have them."""
+    scale, spread = experiment.feedback, experiment.synapse_spread
+    if scale == 1 and not spread:
+        return [*connections]
+    output = max(high for _, high in ends)
+    return [
+        Feedback(
+            connection, scale ** (high - low), spread if low else 0.0, scale ** (high - output)
+        )
+        for connection, (low, high) in zip(connections, ends, strict=True)
+        if isinstance(connection, TiedConnection)
+    ]
+
+
+def _as_built(experiment: Experiment, network: LayeredNetwork) -> LayeredNetwork:
+    """The network with what its devices add."""
+    found: ConvergentModel = network
+    if experiment.gain_spread or experiment.offset_spread:
+        found = mismatched(
+            found, experiment.gain_spread, experiment.offset_spread, seed=experiment.seed
+        )
+    if experiment.state_noise:
+        found = noisy(found, experiment.state_noise, seed=experiment.seed)
+    assert isinstance(found, LayeredNetwork)
+    return found
 
 
 def _readout(experiment: Experiment, last: Connection) -> nn.Module:
@@ -291,7 +332,17 @@ def build_optimizer(experiment: Experiment, network: LayeredNetwork) -> torch.op
         optimizer = kind(groups, fused=True)
     if experiment.max_norm is not None:
         optimizer.register_step_pre_hook(partial(_clip, max_norm=experiment.max_norm))
+    _write_into_devices(experiment, optimizer)
     return optimizer
+
+
+def _write_into_devices(experiment: Experiment, optimizer: torch.optim.Optimizer) -> None:
+    if experiment.flip_threshold is not None:
+        BinaryWeights(experiment.flip_threshold, experiment.flip_rate).attach(optimizer)
+    bits, span = experiment.weight_bits, experiment.weight_span
+    if bits is not None or span is not None or experiment.write_nonlinearity:
+        writes = DeviceWrites(bits, span or 4.0, experiment.write_nonlinearity, experiment.seed)
+        writes.attach(optimizer)
 
 
 def _per_layer(values: Sequence[float], layers: int) -> Sequence[float]:

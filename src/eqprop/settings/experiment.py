@@ -22,6 +22,7 @@ _data = partial(setting, group="data")
 _network = partial(setting, group="network")
 _estimator = partial(setting, group="estimator")
 _optimisation = partial(setting, group="optimisation")
+_hardware = partial(setting, group="hardware", since="0.2")
 _machine = partial(setting, group="machine")
 
 _SIZES = each("whole numbers from 1 to 1000000", lambda n: 1 <= n <= 10**6)
@@ -130,6 +131,13 @@ class Experiment(Settings):
         "none ties them",
         allowed=number("degrees from 0 to 180, or none", lambda x: 0 <= x <= 180),
         since="0.1",
+    )
+    feedback: float = _network(
+        1.0,
+        "c, by what every way down is multiplied, which settles sooner; what is learnt makes up "
+        "for it",
+        allowed=number("a number above 0, up to 1e6", lambda x: 0 < x <= 1e6),
+        since="0.2",
     )
     estimator: str = _estimator("ep", "how the gradient is estimated", choices=ESTIMATORS)
     cost: str = _estimator(
@@ -264,6 +272,55 @@ class Experiment(Settings):
     seed: int = _optimisation(
         0, "of the initial weights and of the order of the data", allowed=whole(0, 2**63 - 1)
     )
+    state_noise: float = _hardware(
+        0.0,
+        "σ of normal noise on every state, fresh in every step, such as 0.04",
+        allowed=number("a finite number >= 0", lambda x: x >= 0),
+    )
+    gain_spread: float = _hardware(
+        0.0,
+        "standard deviation of the units' gains about 1, which stay as they are",
+        allowed=number("a finite number >= 0", lambda x: x >= 0),
+    )
+    offset_spread: float = _hardware(
+        0.0,
+        "that of their offsets about 0",
+        allowed=number("a finite number >= 0", lambda x: x >= 0),
+    )
+    synapse_spread: float = _hardware(
+        0.0,
+        "by what share of itself a weight differs on the way down from what it is on the way up",
+        allowed=number("a finite number >= 0", lambda x: x >= 0),
+    )
+    weight_bits: int | None = _hardware(
+        None,
+        "of a weight, which then has one of 2^bits − 1 values and is rounded at random to the next "
+        "one below or above; none does not round",
+        allowed=whole(2, 16),
+    )
+    weight_span: float | None = _hardware(
+        None,
+        "the largest weight, as a multiple of 1/√n with n inputs of a unit; none sets no bound, "
+        "but 4 where there are bits or a nonlinearity",
+        allowed=number("a finite number > 0, or none", lambda x: x > 0),
+    )
+    write_nonlinearity: float = _hardware(
+        0.0,
+        "ν: a write towards the bound P does (1 − |w|/P)^ν of what was asked, one away from it "
+        "more; 0 does what was asked",
+        allowed=number("a finite number from 0 to 100", lambda x: 0 <= x <= 100),
+    )
+    flip_threshold: float | None = _hardware(
+        None,
+        "make weights binary, ±α: one flips where its filtered gradient says so by more than this, "
+        "such as 1e-4; none leaves them real",
+        allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
+    )
+    flip_rate: float = _hardware(
+        0.01,
+        "κ of that filter, which remembers about 1/κ steps",
+        allowed=number("a number above 0, up to 1", lambda x: 0 < x <= 1),
+    )
     device: str = _machine("cpu", "cpu, cuda or cuda:N", allowed=device())
     dtype: Literal["float32", "float64"] = _machine("float32", "arithmetic")
     threads: int = _machine(
@@ -357,4 +414,21 @@ class Experiment(Settings):
             "weight_angle",
             self.weight_angle is None or self.hidden or self.channels,
             "none in a network without hidden layers, in which nothing goes back",
+        )
+        self.require(
+            "feedback",
+            self.feedback == 1 or self.weight_angle is None,
+            "1 where weights up and down are untied, which learn what they are",
+        )
+        self.require(
+            "synapse_spread",
+            not self.synapse_spread or self.weight_angle is None,
+            "0 where weights up and down are untied, which differ anyway",
+        )
+        real = self.weight_bits is None and self.weight_span is None and not self.write_nonlinearity
+        self.require(
+            "flip_threshold",
+            self.flip_threshold is None or real,
+            "none with weight_bits, weight_span or write_nonlinearity, as binary weights are not "
+            "written but flipped",
         )

@@ -41,7 +41,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NoReturn, final
+from typing import Any, ClassVar, NoReturn, final
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,9 @@ class Connection(nn.Module, ABC):
         lower_shape: the shape of the lower layer, without the batch.
         upper_shape: the shape of the upper layer, without the batch.
     """
+
+    asks_moved: ClassVar[bool] = True
+    """Whether :meth:`contrast` asks for what the layers moved by."""
 
     def __init__(self, lower_shape: Sequence[int], upper_shape: Sequence[int]) -> None:
         super().__init__()
@@ -238,6 +241,8 @@ class TiedConnection(Connection):
     """
 
     weight: nn.Parameter
+
+    asks_moved = False
 
     @abstractmethod
     def coupling(self, ends: Ends) -> Tensor:

@@ -25,6 +25,7 @@ from eqprop.networks.connections.connection import (
 )
 from eqprop.networks.connections.conv_pool import ConvPool
 from eqprop.networks.connections.dense import Dense
+from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 
 __all__ = ["require_consistent"]
@@ -40,7 +41,7 @@ def require_consistent(connection: Connection) -> None:
         ValueError: the coupling is not linear in what the upper layer sends; or a formula of one's
             own is not its derivative; names the formula.
     """
-    if isinstance(connection, Untied):
+    if isinstance(connection, Untied | Feedback):
         connection = connection.upward
     if not isinstance(connection, TiedConnection) or isinstance(connection, Dense | ConvPool):
         return
