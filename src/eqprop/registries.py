@@ -255,5 +255,9 @@ FIGURES = Registry(
             "eqprop.figures.speed:SPEED",
             "prototypical networks against real-time ones: the time to equal test error",
         ),
+        "hardware": (
+            "eqprop.figures.hardware:HARDWARE",
+            "test error on devices with noise, few bits, mismatch, by every estimator",
+        ),
     },
 )

@@ -48,7 +48,7 @@ class BinaryWeights:
     """
 
     threshold: float
-    rate: float = 0.01
+    rate: float = 0.001
 
     def __post_init__(self) -> None:
         if not 0 <= require_number("threshold", self.threshold) < math.inf:

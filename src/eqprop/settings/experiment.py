@@ -317,7 +317,7 @@ class Experiment(Settings):
         allowed=number("a finite number >= 0, or none", lambda x: x >= 0),
     )
     flip_rate: float = _hardware(
-        0.01,
+        0.001,
         "κ of that filter, which remembers about 1/κ steps",
         allowed=number("a number above 0, up to 1", lambda x: 0 < x <= 1),
     )
