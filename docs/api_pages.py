@@ -26,6 +26,7 @@ ROOMS = (
     "core",
     "networks",
     "estimators",
+    "hardware",
     "data",
     "training",
     "analysis",

@@ -15,8 +15,10 @@ from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimator
 from eqprop.estimators.homeostasis import Homeostatic
 from eqprop.estimators.recurrent_backprop import RecurrentBackprop
+from eqprop.hardware.writes import DeviceWrites
 from eqprop.networks.connections.conv_pool import ConvPool
 from eqprop.networks.connections.dense import Dense
+from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
 from eqprop.networks.prototypical import PrototypicalNetwork
@@ -582,3 +584,62 @@ def test_links_between_layers_that_are_not_there_are_refused(link: str) -> None:
 def test_there_is_a_weight_for_each_class_or_none() -> None:
     with pytest.raises(ConfigurationError, match="class_weights = 1.0 2.0: expected 10 numbers"):
         build_learner(experiment(class_weights=(1.0, 2.0)))
+
+
+def test_ways_down_are_scaled_and_differ_and_what_is_learnt_makes_up_for_the_scale() -> None:
+    built = network(
+        hidden=[12, 11], learning_rates=[0.1], feedback=0.5, synapse_spread=0.1,
+        links=["0-2", "2-2"],
+    )  # fmt: skip
+    found = {
+        built.graph.ends[i]: (c.scale, c.share, c.keeps_phi)
+        for i, c in enumerate(built.chain)
+        if isinstance(c, Feedback)
+    }
+    # From and to which layer, −1 the input: what comes down by so many layers is scaled so often.
+    assert found == {
+        (-1, 0): (0.5, 4.0, True),
+        (0, 1): (0.5, 2.0, False),
+        (1, 2): (0.5, 1.0, False),
+        (-1, 1): (0.25, 2.0, True),
+        (1, 1): (1.0, 2.0, False),
+    }
+    assert not any(isinstance(c, Feedback) for c in network(hidden=[12]).chain)
+
+
+def test_a_device_is_built_around_the_same_network() -> None:
+    plain = network(hidden=[12])
+    built = network(hidden=[12], gain_spread=0.1, offset_spread=0.2, state_noise=0.3)
+    assert (built.gain_spread, built.offset_spread, built.state_noise) == (0.1, 0.2, 0.3)
+    for one, other in zip(plain.parameters(), built.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert not hasattr(plain, "state_noise")
+
+
+def test_weights_are_written_as_the_settings_say() -> None:
+    settings = experiment(weight_bits=3, weight_span=2.0, write_nonlinearity=1.0)
+    built = build_network(settings, (1, 8, 8), 10)
+    build_optimizer(settings, built)
+    weight = built.get_parameter("connections.0.weight")
+    values = DeviceWrites(3, 2.0).values(weight)
+    assert len(values) == 7
+    assert torch.isin(weight, values).all()
+    settings = experiment(flip_threshold=0.1)
+    built = build_network(settings, (1, 8, 8), 10)
+    build_optimizer(settings, built)
+    assert len(built.get_parameter("connections.0.weight").abs().unique()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"feedback": 0.5, "weight_angle": 0.0}, "feedback = 0.5: expected 1 where weights"),
+        ({"synapse_spread": 0.5, "weight_angle": 0.0}, "synapse_spread = 0.5: expected 0 where"),
+        ({"flip_threshold": 0.1, "weight_bits": 4}, "flip_threshold = 0.1: expected none with"),
+        ({"weight_bits": 1}, "weight_bits = 1: expected a whole number from 2 to 16"),
+        ({"state_noise": -0.1}, "state_noise = -0.1: expected a finite number >= 0"),
+    ],
+)
+def test_faults_that_do_not_go_together_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        experiment(**settings)

@@ -154,6 +154,20 @@ def test_continual_updates_come_to_those_at_the_end_as_eta_falls() -> None:
     assert math.log10(found[0] / found[1]) == pytest.approx(1, abs=0.1)
 
 
+def test_the_drive_follows_weights_that_are_written_once_at_the_end() -> None:
+    """As where a hook asks for a step of the optimizer, and a drive computed anew, every time."""
+    x, y = batch()
+    after = []
+    for hooked in (False, True):
+        model = made(0.6)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        if hooked:
+            optimizer.register_step_post_hook(lambda *_: None)
+        eqprop.ContinualEP(optimizer, 50, K, 0.5)(model, x, y)
+        after.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*after, rtol=1e-9, atol=1e-12)
+
+
 def test_a_network_is_told_to_have_a_phi_as_long_as_its_synapses_do_not_differ() -> None:
     assert model_kind(made(0.5)).name == "exact"
     assert model_kind(made(0.5, spread=0.1)).name == "vector field"

@@ -252,6 +252,19 @@ def test_a_device_shares_its_parameters_and_leaves_the_network_alone(name: str) 
     assert "gain ±0.1" in repr(found)
 
 
+def test_a_device_within_a_device_is_stored_and_copied() -> None:
+    x, _ = batch()
+    found = eqprop.noisy(eqprop.mismatched(made(), 0.1, 0.1), 0.1)
+    wanted = [kind.__name__ for kind in type(found).__mro__]
+    for other in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+        assert [kind.__name__ for kind in type(other).__mro__] == wanted
+        states = [
+            torch.cat(one.step(one.drive(x), one.initial_state(x)), 1)
+            for one in (pickle.loads(pickle.dumps(found)), other)
+        ]
+        assert torch.equal(*states)
+
+
 def test_devices_without_faults_change_nothing() -> None:
     x, _ = batch()
     model = made()

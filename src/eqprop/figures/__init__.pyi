@@ -10,6 +10,9 @@ from .figure_1b import Figure1bSettings as Figure1bSettings
 from .figure_1c import FIGURE_1C as FIGURE_1C
 from .figure_1c import Figure1c as Figure1c
 from .figure_1c import Figure1cSettings as Figure1cSettings
+from .hardware import HARDWARE as HARDWARE
+from .hardware import Hardware as Hardware
+from .hardware import HardwareSettings as HardwareSettings
 from .published_table import TABLE_1 as TABLE_1
 from .published_table import TABLE_CEP as TABLE_CEP
 from .published_table import PublishedTable as PublishedTable

@@ -284,6 +284,56 @@ PRESETS: dict[str, Preset] = {
     "digits-c-vf": Preset(
         "8×8 digits, continual, untied weights", Experiment(**_DIGITS_C, weight_angle=0.0)
     ),
+    "digits-holo": Preset(
+        "8×8 digits, holomorphic EP", Experiment(estimator="holomorphic-ep", points=4)
+    ),
+    "digits-homeo": Preset(
+        "8×8 digits, weights 90° apart, homeostasis",
+        Experiment(
+            network="real-time",
+            epsilon=0.5,
+            clip=False,
+            hidden=(32, 32),
+            weight_angle=90.0,
+            homeostasis=1.0,
+            free_steps=40,
+            nudged_steps=15,
+            beta=0.2,
+            optimizer="adam",
+            learning_rates=(0.005,),
+        ),
+    ),
+    "digits-scaled": Preset(
+        "8×8 digits, real-time, weak way down",
+        Experiment(
+            network="real-time",
+            epsilon=0.5,
+            clip=False,
+            hidden=(64, 64),
+            feedback=0.2,
+            free_steps=40,
+            nudged_steps=15,
+            optimizer="adam",
+            learning_rates=(0.005,),
+        ),
+    ),
+    "digits-noise": Preset(
+        "8×8 digits, noise on the states, holomorphic EP",
+        Experiment(estimator="holomorphic-ep", points=4, state_noise=0.04),
+    ),
+    "digits-4-bit": Preset("8×8 digits, weights of 4 bits", Experiment(weight_bits=4)),
+    "digits-binary": Preset("8×8 digits, binary weights", Experiment(flip_threshold=1e-4)),
+    "digits-devices": Preset(
+        "8×8 digits, noise, mismatch, 6 bits, soft bounds",
+        Experiment(
+            state_noise=0.02,
+            gain_spread=0.2,
+            offset_spread=0.1,
+            synapse_spread=0.3,
+            weight_bits=6,
+            write_nonlinearity=1.0,
+        ),
+    ),
 }
 """The experiments that have names, published ones and our own."""
 
