@@ -31,13 +31,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError, require_cost
+from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
-from eqprop.core.nudging import Nudge, Nudging, require_beta, require_nudging
-from eqprop.core.phases import relax, require_steps, require_tolerance
+from eqprop.core.nudging import Nudge, Nudging, require_nudging
+from eqprop.core.phases import relax
 from eqprop.estimators.dynamics import AroundRest, NudgedDynamics, pulled
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
-from eqprop.estimators.nudges import betas, readout_gradients
+from eqprop.estimators.nudges import betas, readout_gradients, require_phases
 
 __all__ = ["AsymEP", "Asymmetric"]
 
@@ -88,10 +88,7 @@ class AsymEP(Estimator):
     dynamics: type[NudgedDynamics] | None = field(default=Asymmetric, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
-        require_cost(self.cost)
-        require_tolerance(self.tolerance)
-        require_beta(self.beta)
+        require_phases(self)
         require_nudging(self.nudging)
 
     @torch.no_grad()

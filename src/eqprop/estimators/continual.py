@@ -33,10 +33,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SampleWeighted, SquaredError, require_cost
+from eqprop.core.costs import Cost, SampleWeighted, SquaredError
 from eqprop.core.models import ConvergentModel, State
-from eqprop.core.nudging import Nudge, Nudging, require_beta, require_nudging
-from eqprop.core.phases import relax, require_steps, require_tolerance
+from eqprop.core.nudging import Nudge, Nudging, require_nudging
+from eqprop.core.phases import relax
 from eqprop.core.powers import DefersUpdates
 from eqprop.core.settling import Relaxation
 from eqprop.core.sizes import described
@@ -45,6 +45,7 @@ from eqprop.estimators.descent import is_plain_descent, learning_rates, require_
 from eqprop.estimators.dyadic import Adjoint
 from eqprop.estimators.dynamics import Local, NudgedDynamics
 from eqprop.estimators.estimator import Estimate, Estimator, random_sign
+from eqprop.estimators.nudges import require_phases
 
 __all__ = ["ContinualEP", "continual_asymmetric", "continual_dyadic"]
 
@@ -90,10 +91,7 @@ class ContinualEP(Estimator):
     dynamics: type[NudgedDynamics] | None = Local
 
     def __post_init__(self) -> None:
-        require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
-        require_cost(self.cost)
-        require_tolerance(self.tolerance)
-        require_beta(self.beta)
+        require_phases(self)
         require_no_closure(self.optimizer)
         require_nudging(self.nudging)
         if not (isinstance(self.dynamics, type) and issubclass(self.dynamics, NudgedDynamics)):
@@ -154,12 +152,12 @@ class ContinualEP(Estimator):
             # Autocast remembers the rounded weights of before.
             torch.clear_autocast_cache()
             nonlocal drive
+            nudged.renew()
             if deferred is None:
-                drive = model.drive(x)
+                drive = nudged.drive()
             else:
                 # Not in place: the drive of a single linear layer is its state.
                 drive = torch.add(drive, deferred.follow(*compared), alpha=1 / beta)
-            nudged.renew()
             return drive
 
         try:

@@ -82,6 +82,10 @@ class NudgedDynamics(ABC):
         """The nudge as a function of the states of these dynamics."""
         return nudge
 
+    def drive(self) -> Any:
+        """What the static input alone decides, with the parameters of now."""
+        return self._model.drive(self._x)
+
     def renew(self) -> None:  # noqa: B027 - where nothing is remembered, nothing is to be renewed
         """The parameters have moved."""
 
@@ -136,19 +140,27 @@ class AroundRest(NudgedDynamics):
 
     def __init__(self, model: ConvergentModel, x: Tensor, free: State) -> None:
         super().__init__(model, x, free)
+        self._drive: Any = None
         self._around: Linearised | None = None
+
+    @final
+    def drive(self) -> Any:
+        # Once, for the steps and for the linearisation, which gradients pass on to the parameters.
+        if self._drive is None:
+            with torch.enable_grad():
+                self._drive = super().drive()
+        return self._drive
 
     @property
     def around(self) -> Linearised:
         """F at s_*, with the parameters of now."""
         if self._around is None:
-            with torch.enable_grad():
-                self._around = Linearised(self._model, self._model.drive(self._x), self._free)
+            self._around = Linearised(self._model, self.drive(), self._free)
         return self._around
 
     @final
     def renew(self) -> None:
-        self._around = None
+        self._drive = self._around = None
 
     @final
     def moved(self, state: State) -> State:

@@ -21,20 +21,18 @@ from typing import final
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost, SquaredError, require_cost
+from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
-from eqprop.core.nudging import Nudge, Nudging, require_beta, require_nudging
+from eqprop.core.nudging import Nudge, Nudging, require_nudging
 from eqprop.core.phases import (
     nudged_phase,
     relax,
-    require_steps,
-    require_tolerance,
 )
 from eqprop.core.settling import Relaxation
 from eqprop.estimators.descent import is_plain_descent, learning_rates
 from eqprop.estimators.dynamics import Local, NudgedDynamics
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
-from eqprop.estimators.nudges import betas, readout_gradients
+from eqprop.estimators.nudges import betas, readout_gradients, require_phases
 
 __all__ = ["EquilibriumPropagation"]
 
@@ -76,10 +74,7 @@ class EquilibriumPropagation(Estimator):
     dynamics: type[NudgedDynamics] | None = field(default=Local, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
-        require_cost(self.cost)
-        require_tolerance(self.tolerance)
-        require_beta(self.beta)
+        require_phases(self)
         require_nudging(self.nudging)
 
     @torch.no_grad()

@@ -32,14 +32,15 @@ import torch
 from torch import Tensor
 
 from eqprop.core.activations import Activation
-from eqprop.core.costs import Cost, SquaredError, require_cost
+from eqprop.core.costs import Cost, SquaredError
 from eqprop.core.models import ConvergentModel, State
-from eqprop.core.nudging import Nudge, require_beta
-from eqprop.core.phases import nudged_phase, relax, require_steps, require_tolerance
+from eqprop.core.nudging import Nudge
+from eqprop.core.phases import nudged_phase, relax
 from eqprop.core.settling import Relaxation
 from eqprop.core.sizes import require_whole
 from eqprop.core.stand_in import standing_in
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
+from eqprop.estimators.nudges import require_phases
 
 __all__ = ["HolomorphicEP", "circle"]
 
@@ -93,10 +94,7 @@ class HolomorphicEP(Estimator):
     cost: Cost = field(default_factory=SquaredError)
 
     def __post_init__(self) -> None:
-        require_steps(free_steps=self.free_steps, nudged_steps=self.nudged_steps)
-        require_cost(self.cost)
-        require_tolerance(self.tolerance)
-        require_beta(self.beta)
+        require_phases(self)
         (points,) = require_whole("points", self.points)
         if points < 2:
             raise ValueError(f"points: expected at least 2, got {points}")

@@ -1,16 +1,46 @@
 """What estimators that compare two points on the line of β have in common."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from eqprop.core.costs import Cost
+from eqprop.core.costs import Cost, require_cost
 from eqprop.core.models import ConvergentModel, State
-from eqprop.core.nudging import Nudging
+from eqprop.core.nudging import Nudging, require_beta
+from eqprop.core.phases import require_steps, require_tolerance
 from eqprop.estimators.estimator import random_sign
 
-__all__ = ["betas", "readout_gradients"]
+__all__ = ["betas", "readout_gradients", "require_phases"]
+
+
+class _TwoPhases(Protocol):
+    """The settings of an estimator with a free and a nudged phase."""
+
+    @property
+    def free_steps(self) -> int: ...
+    @property
+    def nudged_steps(self) -> int: ...
+    @property
+    def beta(self) -> float: ...
+    @property
+    def tolerance(self) -> float | None: ...
+    @property
+    def cost(self) -> Cost: ...
+
+
+def require_phases(settings: _TwoPhases) -> None:
+    """Refuse phases that cannot be.
+
+    Raises:
+        TypeError: a cost that is none, such as a loss of torch.
+        ValueError: T or K < 1, β = 0 or not finite, a negative tolerance.
+    """
+    require_steps(free_steps=settings.free_steps, nudged_steps=settings.nudged_steps)
+    require_cost(settings.cost)
+    require_tolerance(settings.tolerance)
+    require_beta(settings.beta)
 
 
 def betas(
