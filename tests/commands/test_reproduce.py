@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, final
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -105,6 +106,34 @@ def test_the_default_is_what_was_published() -> None:
         assert (angle is None) == (not run.preset.startswith("c-vf"))
     angles = {run.experiment.weight_angle for run in runs if run.preset == "c-vf-2h"}
     assert angles == {0, 22.5, 45, 67.5, 90, 112.5, 135, 157.5, 180}
+
+
+def test_by_asym_ep_there_is_a_network_at_every_angle_as_by_c_vf() -> None:
+    settings = Figure1cSettings(asym_ep=True, angles=(0.0, 45.0), seeds=(0, 1))
+    added = [run for run in FIGURE_1C.runs(settings) if run.name.startswith("asym-ep-")]
+    assert len(added) == 2 * 2 * 2
+    for run in added:
+        of = PRESETS[run.preset].experiment
+        turned = {"weight_angle": run.experiment.weight_angle, "seed": run.experiment.seed}
+        assert run.experiment == of.override({**turned, "estimator": "asym-ep", "threads": 1})
+        assert run.preset in ("p-1h", "p-2h")
+    assert {run.experiment.weight_angle for run in added} == {0, 45}
+    assert len({run.name for run in FIGURE_1C.runs(settings)}) == len(added) + 2 * 2 * (2 + 2)
+    without = FIGURE_1C.runs(replace(settings, asym_ep=False))
+    assert not any(run.experiment.estimator == "asym-ep" for run in without)
+
+
+def test_the_angle_of_asym_ep_is_that_of_its_own_nudged_phase() -> None:
+    """Small at 135°, where that of EP with the same weights is large."""
+    settings = Figure1cSettings(
+        asym_ep=True, dataset="digits", angles=(135.0,), hidden_layers=(2,), recipe="own"
+    )
+    digits = build_data(FIGURE_1C.runs(settings)[0].experiment)
+    (asym,) = (run for run in FIGURE_1C.runs(settings) if run.name.startswith("asym-ep"))
+    own = PlannedRun("ep", asym.preset, {**asym.changes, "estimator": "ep"})
+    found = [FIGURE_1C.measure(run, digits)["whole_degrees"] for run in (asym, own)]
+    assert found[0] < 2
+    assert found[1] > 20
 
 
 def test_two_numbers_of_epochs_are_for_one_and_two_hidden_layers() -> None:
@@ -661,6 +690,24 @@ def test_whatever_there_is_can_be_drawn(rows: list[dict[str, Any]], tmp_path: Pa
     FIGURE_1C.draw(Figure1cSettings(), result, tmp_path)
     for name in ("fig-1c.png", "fig-1c-whole.png"):
         assert (tmp_path / name).read_bytes().startswith(PNG)
+    assert not (tmp_path / "fig-1c-angle.png").exists()
+
+
+def test_test_error_is_drawn_against_the_angle_where_there_is_asym_ep(tmp_path: Path) -> None:
+    rows = [
+        point(weight_angle=psi, algorithm=algorithm)
+        for psi in (0.0, 90.0, 180.0)
+        for algorithm in ("C-VF", "AsymEP")
+    ]
+    correlations = [
+        {"hidden_layers": 1, "points": "C-VF", "spearman": 1.0, "spearman_whole": 1.0, "n": 3}
+    ]
+    settings = Figure1cSettings(hidden_layers=(1,))
+    FIGURE_1C.draw(settings, {"rows": rows, "correlations": correlations}, tmp_path)
+    written = ElementTree.parse(tmp_path / "fig-1c-angle.svg").getroot()
+    said = " ".join("".join(written.itertext()).split())
+    for word in ("C-VF", "AsymEP", "Ψ before training (°)", "one hidden layer"):
+        assert word in said
 
 
 def test_the_figure_is_printed_as_tables_of_what_there_is(

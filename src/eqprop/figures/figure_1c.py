@@ -11,6 +11,9 @@ its error: Δ_θ(0) and −∇_θ(0) are those of the last way up alone, the sam
 before training large beside what follows. So both are measured: without that step, as published,
 and the whole sum.
 
+Beside them may stand the same networks by AsymEP, whose updates follow the gradient whatever Ψ, see
+:mod:`eqprop.estimators.asymmetric`: with the settings of ``p-1h`` and ``p-2h``, weights untied.
+
 Source: Ernoult et al., https://arxiv.org/abs/2005.04169, figure 1c; with more trials, and on the
 angle, https://arxiv.org/abs/2005.04168, section 4.3 and figure 5a, and the code published with it.
 """
@@ -37,6 +40,9 @@ __all__ = ["FIGURE_1C", "Figure1c", "Figure1cSettings"]
 
 _ALGORITHMS = {"c-vf": "C-VF", "c-ep": "C-EP", "p": "EP"}
 """By the beginning of their presets' names."""
+
+_TURNED = {"C-VF": "o", "AsymEP": "D"}
+"""Whose weights are untied, with an angle of their own each, and which marker they have."""
 
 _LAYERS = {1: "one hidden layer", 2: "two hidden layers"}
 
@@ -121,6 +127,11 @@ class Figure1cSettings(Settings):
         allowed=different("1, 2 or both, each once", lambda n: n in _LAYERS),
         shown="1 2; 1 with --quick",
     )
+    asym_ep: bool = setting(
+        False,
+        "the networks by AsymEP too, at every Ψ, and a picture of test error against Ψ",
+        since="0.2",
+    )
     quick: bool = setting(
         False, "fewer angles, one hidden layer, own recipes for one epoch: some minutes"
     )
@@ -181,6 +192,7 @@ hidden layer, and 11 of 50 to 150 epochs with two. Scale it down to look first:
   eqprop reproduce fig-1c --recipe own                     all of it, in hours
   eqprop reproduce fig-1c --angles 0 45 90 --epochs 5 10   fewer networks; epochs per depth
   eqprop reproduce fig-1c --seeds 0 1 2 3 4                five trials, as published
+  eqprop reproduce fig-1c --quick --asym-ep                AsymEP beside: the same at every Ψ
 """
     epilog = """\
 The angle is summed over the nudged phase without its first step, as published; in fig-1c-whole.png
@@ -205,7 +217,25 @@ with it.
                         said = "" if angle is None else f"-angle-{repr(angle).removesuffix('.0')}"
                         changes = {**common, **turned, "seed": seed}
                         found.append(PlannedRun(f"{name}{said}{length}-seed-{seed}", name, changes))
+            if settings.asym_ep:
+                found += self._by_asym_ep(settings, layers)
         return found
+
+    def _by_asym_ep(self, settings: Figure1cSettings, layers: int) -> list[PlannedRun]:
+        name = f"p-{layers}h" + "-fast" * settings.own
+        of, epochs = preset(name), settings.epochs_of(layers)
+        changes = {"dataset": settings.dataset, "epochs": epochs or of.epochs}
+        said = f"{name.replace('p-', 'asym-ep-', 1)}-angle-"
+        length = length_said(epochs, of.epochs, of.schedule)
+        return [
+            PlannedRun(
+                f"{said}{repr(angle).removesuffix('.0')}{length}-seed-{seed}",
+                name,
+                {**changes, "estimator": "asym-ep", "weight_angle": angle, "seed": seed},
+            )
+            for seed in settings.seeds
+            for angle in settings.psi
+        ]
 
     def measure(self, run: PlannedRun, dataset: "data.Dataset") -> dict[str, Any]:
         """The angles in degrees, 0 to 180, and whether the free phase was steady, as Theorem 1
@@ -230,6 +260,8 @@ with it.
         drawn = experiment.nudging == "random-sign"
         beta = abs(experiment.beta) if drawn else experiment.beta
         nudging = "symmetric" if experiment.nudging == "symmetric" else "one-sided"
+        dynamics = runs.nudged_dynamics("ep" if eta else experiment.estimator)
+        assert dynamics is not None
         ep = analysis.ep_process(
             network,
             x,
@@ -240,6 +272,7 @@ with it.
             nudging=nudging,
             eta=eta,
             free=free,
+            dynamics=dynamics,
         )
         whole = analysis.compare(ep, bptt)
         later = analysis.compare(_later(ep), _later(bptt)).total_update_angle if K > 1 else math.nan
@@ -300,6 +333,8 @@ with it.
             place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "frameon": False}
             picture.legend(legend.values(), legend.keys(), **place)
             pictures.write_picture(picture, folder / angle.picture, _caption(settings, rows))
+        if any(row["algorithm"] == "AsymEP" and _has_point(row) for row in rows):
+            _draw_against_psi(settings, rows, folder)
 
 
 FIGURE_1C = Figure1c()
@@ -319,7 +354,9 @@ def _row(run: Run) -> dict[str, Any]:
     experiment, found = run.planned.experiment, run.measured or {}
     return {
         **run.row,
-        "algorithm": next(
+        "algorithm": "AsymEP"
+        if experiment.estimator == "asym-ep"
+        else next(
             said for name, said in _ALGORITHMS.items() if run.planned.preset.startswith(f"{name}-")
         ),
         "hidden_layers": len(experiment.hidden),
@@ -372,7 +409,7 @@ def _draw_points(axes: "Axes", points: Sequence[Mapping[str, Any]], angle: str) 
     # Where all learn, it would press them together.
     if max((error for point in points for error in point["test_error"]), default=0) > _CHANCE / 2:
         axes.axhline(_CHANCE, color="0.4", linestyle="--", linewidth=1, label="chance, 90 %")
-    filled: list[tuple[float, float, float]] = []
+    filled: dict[str, list[tuple[float, float, float]]] = {algorithm: [] for algorithm in _TURNED}
     for point in points:
         values = point[angle], point["test_error"]
         x, y = map(fmean, values)
@@ -380,7 +417,7 @@ def _draw_points(axes: "Axes", points: Sequence[Mapping[str, Any]], angle: str) 
         axes.errorbar(x, y, dy, dx, ecolor="0.35", elinewidth=1, capsize=3, fmt="none")
         index = _REFERENCES.get(point["algorithm"])
         if index is None:
-            filled.append((x, y, point["psi"]))
+            filled[point["algorithm"]].append((x, y, point["psi"]))
             continue
         # Hollow, so that it hides no other where they meet.
         hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 2, "markersize": 9}
@@ -388,10 +425,47 @@ def _draw_points(axes: "Axes", points: Sequence[Mapping[str, Any]], angle: str) 
         axes.plot(x, y, pictures.MARKERS[index], color=colour, label=label, **hollow)
     # The legend knows them in grey, as no colour stands for all.
     edge: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.7, "markersize": 8}
-    axes.plot([], [], "o", color="0.6", label="C-VF", **edge)
-    x, y, psi = zip(*filled, strict=True) if filled else ([], [], [])
-    edge = {"edgecolors": "black", "linewidths": 0.7, "s": 64}
-    return axes.scatter(x, y, c=psi, cmap="cividis", vmin=0, vmax=180, zorder=2.5, **edge)
+    drawn: Any = None
+    for algorithm, marker in _TURNED.items():
+        of = filled[algorithm]
+        if algorithm == "C-VF" or of:
+            axes.plot([], [], marker, color="0.6", label=algorithm, **edge)
+            x, y, psi = zip(*of, strict=True) if of else ([], [], [])
+            look: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.7, "s": 64}
+            colours: dict[str, Any] = {"c": psi, "cmap": "cividis", "vmin": 0, "vmax": 180}
+            drawn = axes.scatter(x, y, marker=marker, zorder=2.5, **colours, **look)
+    return drawn
+
+
+def _draw_against_psi(
+    settings: Figure1cSettings, rows: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
+    """Test error against Ψ before training, a panel per number of hidden layers."""
+    from matplotlib.figure import Figure as Picture
+
+    picture = Picture(figsize=(1.2 + 3.9 * len(settings.depths), 4.2), layout="constrained")
+    grid = picture.subplots(1, len(settings.depths), sharey=True, squeeze=False)[0]
+    for axes, layers in zip(grid, settings.depths, strict=True):
+        points = _points(rows, layers)
+        for index, (algorithm, marker) in enumerate(_TURNED.items()):
+            of = sorted(
+                (point for point in points if point["algorithm"] == algorithm),
+                key=lambda point: point["psi"],
+            )
+            errors = [point["test_error"] for point in of]
+            spread = [stdev(trials) if len(trials) > 1 else 0.0 for trials in errors]
+            look: dict[str, Any] = {"color": pictures.COLOURS[index], "label": algorithm}
+            look |= {"linestyle": pictures.STYLES[index], "marker": marker, "capsize": 3}
+            psi = [point["psi"] for point in of]
+            axes.errorbar(psi, list(map(fmean, errors)), spread, **look)
+        axes.set_title(_LAYERS[layers], fontsize="medium")
+        axes.set_xlabel("Ψ before training (°)")
+        axes.set_xticks([0, 45, 90, 135, 180])
+        axes.grid(alpha=0.3)
+    pictures.error_axis(grid[0], [row["test_error"] for row in rows if _has_point(row)])
+    grid[0].set_ylabel("test error (%)")
+    grid[0].legend(frameon=False)
+    pictures.write_picture(picture, folder / "fig-1c-angle", _caption(settings, rows))
 
 
 def _caption(settings: Figure1cSettings, rows: Sequence[Mapping[str, Any]]) -> str:
