@@ -76,6 +76,10 @@ NETWORKS: dict[str, Callable[[], tuple[Any, eqprop.Cost]]] = {
         eqprop.PrototypicalNetwork(eqprop.untied(eqprop.dense(64, 32, 16, 10), 60)),
         eqprop.SquaredError(),
     ),
+    "scaled, and synapses that differ": lambda: (
+        eqprop.PrototypicalNetwork(eqprop.feedback(eqprop.dense(64, 32, 16, 10), 0.7, 0.5)),
+        eqprop.SquaredError(),
+    ),
     "convolutional": lambda: (
         eqprop.PrototypicalNetwork(convolutional(), "hard-sigmoid", updates="alternating"),
         eqprop.SquaredError(),
@@ -401,8 +405,16 @@ def test_the_page_of_two_hidden_layers_of_512_can_be_sent_by_mail() -> None:
             "expected a linear readout",
         ),
         (eqprop.ToyModel, "expected a prototypical or a real-time network"),
+        (
+            lambda: eqprop.noisy(eqprop.PrototypicalNetwork(eqprop.dense(64, 10)), 0.1),
+            "expected a network without noise and mismatch of its units, .*, got Noisy",
+        ),
+        (
+            lambda: eqprop.mismatched(eqprop.PrototypicalNetwork(eqprop.dense(64, 10)), 0.1),
+            "expected a network without noise and mismatch of its units, .*, got Mismatched",
+        ),
     ],
-    ids=["rho", "another rho of its name", "connection", "readout", "model"],
+    ids=["rho", "another rho of its name", "connection", "readout", "model", "noise", "gains"],
 )
 def test_a_network_that_the_page_cannot_compute_is_refused(make: Any, said: str) -> None:
     with pytest.raises(Failure, match=said):

@@ -295,3 +295,9 @@ def test_a_tally_lets_go_of_what_it_has_counted() -> None:
         del steps
     assert sum(of() is not None for of in kept) < 50
     assert tally.settled() == Settled(99.5, 199, 0.0)
+
+
+def test_of_states_with_noise_it_is_not_said_that_they_move() -> None:
+    noisy = ONE_SIDED.override({"state_noise": 0.04})
+    assert not settling_doubts(noisy, UNREST)
+    assert not settling_warning(noisy, UNREST)

@@ -150,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     _print(settled, own, experiment)
     print(f"{', '.join(drawn)} and show.json are in {folder}")
-    if not opened.data.test.regression:
+    if not opened.data.test.regression and experiment.can_be_explored:
         print(f"watch it settle: eqprop explore {options.folder}")
     return 0
 

@@ -413,7 +413,8 @@ def _train(
             f"({sum(entry['seconds'] for entry in history):.0f} s); everything is in {folder.path}"
         )
         watch = f"; watch it settle: eqprop explore {folder.path}"
-        print(f"look at it: eqprop show {folder.path}{watch * (not dataset.test.regression)}")
+        can_watch = experiment.can_be_explored and not dataset.test.regression
+        print(f"look at it: eqprop show {folder.path}{watch * can_watch}")
     return 0
 
 

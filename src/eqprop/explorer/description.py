@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from eqprop.core.activations import Activation
 from eqprop.core.costs import Cost, CrossEntropy, SquaredError
+from eqprop.core.models import ConvergentModel
 from eqprop.errors import Failure
 from eqprop.networks.connections.connection import Connection
 from eqprop.networks.connections.conv_pool import ConvPool
@@ -68,6 +69,9 @@ def described_network(network: LayeredNetwork, cost: Cost, arrays: Arrays) -> di
     """
     if not isinstance(network, PrototypicalNetwork | RealTimeNetwork):
         raise _unknown("a prototypical or a real-time network", type(network).__name__)
+    if type(network).move is not ConvergentModel.move:
+        said = f"{type(network).__name__}, whose devices add something to a step"
+        raise _unknown("a network without noise and mismatch of its units", said)
     graph = network.graph
     if sum(lower == -1 for lower, _ in graph.ends) < len(graph.driven) or graph.outputs > 1:
         raise _unknown("one input and one output", "several")

@@ -49,7 +49,11 @@ def settling_doubts(experiment: Experiment, metrics: Metrics) -> frozenset[str]:
 
     States that go to and fro, of more than a few test samples, are nobody's steady state, whatever
     the estimator: ``cycling``.
+
+    States with noise never rest, and more steps would not make them: of those nothing is said.
     """
+    if experiment.state_noise:
+        return frozenset()
     # Opposite nudges are those of estimators that have any: others take no notice of the setting.
     nudged = metrics.nudged_steps is not None
     opposite = experiment.nudging == "symmetric" and nudged and experiment.tolerance is None

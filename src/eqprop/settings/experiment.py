@@ -332,6 +332,11 @@ class Experiment(Settings):
         """What the test error is one of: the test samples, or those set aside to choose by."""
         return "validation" if self.validation_share else "test"
 
+    @property
+    def can_be_explored(self) -> bool:
+        """Whether the page of ``eqprop explore`` knows what its network does in a step."""
+        return not (self.state_noise or self.gain_spread or self.offset_spread)
+
     def check_together(self) -> None:
         least = {"float32": 2.0**-23, "float64": 2.0**-52}[self.dtype]
         self.require(
