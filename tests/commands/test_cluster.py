@@ -97,6 +97,9 @@ scripts = here / "scripts"
 job = str(12 + (scripts.read_text().count("#!/bin/bash") if scripts.exists() else 0))
 with scripts.open("a") as file:
     file.write(text)
+# As Slurm does: whoever submits may move the script at once, before a task has read it.
+copied = here / f"script-{{job}}"
+copied.write_text(text)
 array = re.search("--array=0-([0-9]+)", text)
 for task in range(int(array[1]) + 1 if array else 1):
     name = f"{{job}}_{{task}}" if array else job
@@ -109,7 +112,7 @@ for task in range(int(array[1]) + 1 if array else 1):
     of_array = {{"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": str(task)}} if array else {{}}
     quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     env = {{**os.environ, "SLURM_JOB_ID": job, **of_array}}
-    subprocess.Popen(["sh", "-c", loop, script], env=env, start_new_session=True, **quiet)
+    subprocess.Popen(["sh", "-c", loop, copied], env=env, start_new_session=True, **quiet)
 print("Submitted batch job", job)
 """
 
