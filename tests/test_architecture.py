@@ -25,7 +25,7 @@ ROOMS = {
     "data": "errors files registries summary",
     "distributed": "errors",
     "training": "errors files core estimators data distributed summary",
-    "analysis": "core networks estimators data summary",
+    "analysis": "core networks hardware estimators data summary",
     "runs": "errors files registries settings core networks estimators hardware data distributed "
     "training analysis summary version",
     "pictures": "files analysis training",

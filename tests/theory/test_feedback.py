@@ -173,6 +173,28 @@ def test_a_network_is_told_to_have_a_phi_as_long_as_its_synapses_do_not_differ()
     assert model_kind(made(0.5, spread=0.1)).name == "vector field"
 
 
+@pytest.mark.parametrize("device", ["scaled", "gains"])
+def test_in_a_metric_parameters_agree_as_beta_falls_and_states_are_off_by_a_factor(
+    device: str,
+) -> None:
+    model = made(0.5) if device == "scaled" else eqprop.mismatched(made(), gain=0.3)
+    phases: dict[str, Any] = {"free_steps": T, "nudged_steps": K}
+    parameters, states = [], []
+    for beta in BETAS:
+        found = eqprop.diagnose(model, [batch()], beta=beta, **phases)
+        parameters.append(found.by_eta[0].mean.parameters.overall.relative_error)
+        states.append(found.by_eta[0].mean.states.overall.relative_error)
+    assert math.log10(parameters[0] / parameters[1]) == pytest.approx(1, abs=0.1)
+    assert states[1] == pytest.approx(states[0], rel=0.1)
+    assert states[1] > 0.05
+    kind = model_kind(model)
+    assert kind.said == "exact, F = ∂Φ/∂s, in a metric of its own"
+    assert kind.expected() == (
+        "the error falls in proportion to β in parameters, and levels off in states, each off by a "
+        "factor"
+    )
+
+
 def test_convolutions_and_pooling_are_scaled_too() -> None:
     torch.manual_seed(0)
     chain = feedback(eqprop.convolutional((1, 6, 6), (3,), 7, 3, kernel=3, padding=1), 0.5)

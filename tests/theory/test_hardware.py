@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import eqprop
+from eqprop.analysis.kind import model_kind
 from eqprop.core.models import ConvergentModel, EnergyModel, State, half_square_norm
 from fields import Nudging, T, both, gradient
 
@@ -172,6 +173,13 @@ def test_what_is_left_of_noise_in_an_estimate_is_divided_by_beta() -> None:
         found = torch.stack([gradient(model, x, y, estimator) for _ in range(60)])
         spreads.append(found.std(0).norm().item())
     assert math.log10(spreads[1] / spreads[0]) == pytest.approx(1, abs=0.1)
+
+
+def test_the_diagnosis_says_that_noise_hides_the_theorem_as_beta_falls() -> None:
+    found = model_kind(eqprop.noisy(made(), 0.1))
+    assert found.expected() == "the error grows, as noise is divided by β"
+    assert found.said.endswith(", with noise")
+    assert model_kind(made()).expected() == "the error falls in proportion to β"
 
 
 def test_noise_comes_from_its_seed_and_goes_on_where_it_was_left() -> None:

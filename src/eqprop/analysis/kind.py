@@ -8,6 +8,8 @@ approximate      σ(∂Φ/∂s), the gradient of no Φ               levels off:
                  (prototypical)                               the output layer
 the same, the    σ(∂Φ/∂s − β ∂ℓ/∂s)                           of parameters falls likewise; states
 nudge inside                                                  are off by σ′
+exact, in a      M⁻¹ ∂Φ/∂s: units with gains, ways down       of parameters falls likewise; states
+metric M         that are scaled                              are off by a factor each
 vector field     comes from no Φ                              levels off, as far as the Jacobian of
                                                               F is not symmetric
 ===============  ===========================================  =====================================
@@ -18,6 +20,11 @@ of F is D A, and BPTT goes by ∇_s(t+1) = A D ∇_s(t) from ∇_s(0) = ∂ℓ/�
 s_{t+1} − s_* = D (A (s_t − s_*) − β ∂ℓ/∂s), so that Δ_s(t+1) = D A Δ_s(t) from Δ_s(0) = −D ∂ℓ/∂s.
 Hence Δ_s(t) = −D ∇_s(t), and Δ_θ(t) = (∂²Φ/∂θ∂s)ᵀ Δ_s(t) = −(∂F/∂θ)ᵀ ∇_s(t) = −∇_θ(t). Outside of
 σ, the force on the output lacks the D.
+
+With a metric M, diagonal, the Jacobian is M⁻¹ H and BPTT goes by H M⁻¹, so that Δ_s(t) = −M⁻¹
+∇_s(t) but for a constant, which connections make up for, see :mod:`eqprop.hardware.mismatch` and
+:mod:`eqprop.networks.connections.feedback`. Noise on the states is divided by β, and hides all of
+it as β → 0.
 
 What units that are held change of this is in :mod:`eqprop.analysis.held`. Where layers are updated
 in turn, the steady states are the same, and so are the totals over a nudged phase that has settled,
@@ -31,6 +38,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
 from eqprop.core.models import ConvergentModel, PrimitiveModel
+from eqprop.hardware.mismatch import Mismatched
+from eqprop.hardware.noise import Noisy
 from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
@@ -50,6 +59,8 @@ class ModelKind:
         inside: whether the nudge acts inside of the activation.
         in_turn: whether a step moves some layers after others.
         weight_angles: Ψ in degrees between forward and backward weights, of what is untied.
+        metric: whether states feel a nudge by factors of their own.
+        noisy: whether its states have noise.
     """
 
     name: Literal["exact", "approximate", "vector field"]
@@ -58,6 +69,8 @@ class ModelKind:
     inside: bool = False
     in_turn: bool = False
     weight_angles: tuple[float, ...] = ()
+    metric: bool = False
+    noisy: bool = False
 
     @property
     def said(self) -> str:
@@ -74,6 +87,7 @@ class ModelKind:
         if self.weight_angles:
             angles = ", ".join(f"{angle:.3g}°" for angle in self.weight_angles)
             said += f", weights {angles} apart"
+        said += ", in a metric of its own" * self.metric + ", with noise" * self.noisy
         return said + nudged + ", layers updated in turn" * self.in_turn
 
     def expected(self, *, symmetric: bool = False, whatever: str = "") -> str:
@@ -89,7 +103,11 @@ class ModelKind:
         return error
 
     def _error(self, symmetric: bool) -> str:
+        if self.noisy:
+            return "the error grows, as noise is divided by β"
         falls = f"the error falls in proportion to {'β²' if symmetric else 'β'}"
+        if self.name == "exact" and self.metric:
+            return f"{falls} in parameters, and levels off in states, each off by a factor"
         if self.name == "exact":
             return f"{falls}{', but for states at the clip' * self.clipped}"
         if self.name == "approximate" and self.inside:
@@ -141,7 +159,16 @@ def model_kind(model: ConvergentModel) -> ModelKind:
         inside=model.nudge_place == "inside",
         in_turn=bool(getattr(model, "in_turn", False)),
         weight_angles=angles,
+        metric=_has_metric(model),
+        noisy=isinstance(model, Noisy),
     )
+
+
+def _has_metric(model: ConvergentModel) -> bool:
+    scaled = isinstance(model, LayeredNetwork) and any(
+        isinstance(c, Feedback) and c.scale != 1 for c in model.chain
+    )
+    return scaled or (isinstance(model, Mismatched) and model.gain_spread > 0)
 
 
 def _steps_by_itself(model: ConvergentModel) -> bool:

@@ -54,4 +54,5 @@ def _unpacked(kind: type[ConvergentModel], *added: type[Device]) -> ConvergentMo
 
 @cache
 def _combined(added: type[Device], kind: type[ConvergentModel]) -> type[Device]:
-    return type(f"{added.__name__}{kind.__name__}", (added, kind), {})
+    named = {"__module__": __name__, "__doc__": kind.__doc__}
+    return type(f"{added.__name__}{kind.__name__}", (added, kind), named)
