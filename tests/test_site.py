@@ -23,6 +23,15 @@ def pages_at_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
+def test_every_room_of_the_reference_is_in_its_list() -> None:
+    import api_pages
+
+    listed = (ROOT / "docs" / "reference" / "api.md").read_text().splitlines()
+    assert [line for line in listed if line.startswith("api/")] == [
+        f"api/{room}" for room in api_pages.ROOMS
+    ]
+
+
 def test_everything_that_eqprop_exports_is_in_the_reference() -> None:
     import api_pages
 
