@@ -303,6 +303,14 @@ def test_bad_numbers_are_refused(make: Any, said: str) -> None:
         make()
 
 
+def test_a_network_is_not_given_the_same_device_twice() -> None:
+    """Each has one σ, and one gain of every unit: the second would stand for both."""
+    with pytest.raises(ValueError, match="expected one that is not noisy yet, got Mismatched"):
+        eqprop.noisy(eqprop.mismatched(eqprop.noisy(made(), 0.1)), 0.2)
+    with pytest.raises(ValueError, match="expected one that is not mismatched yet"):
+        eqprop.mismatched(eqprop.mismatched(made(), 0.1), 0.1)
+
+
 def test_what_is_no_network_is_refused() -> None:
     with pytest.raises(TypeError, match="model"):
         eqprop.noisy(torch.nn.Linear(3, 2), 0.1)  # type: ignore[arg-type]

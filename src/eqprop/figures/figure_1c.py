@@ -41,7 +41,7 @@ __all__ = ["FIGURE_1C", "Figure1c", "Figure1cSettings"]
 _ALGORITHMS = {"c-vf": "C-VF", "c-ep": "C-EP", "p": "EP"}
 """By the beginning of their presets' names."""
 
-_TURNED = {"C-VF": "o", "AsymEP": "D"}
+_TURNED = {"C-VF": "o", "AsymEP": "^"}
 """Whose weights are untied, with an angle of their own each, and which marker they have."""
 
 _LAYERS = {1: "one hidden layer", 2: "two hidden layers"}
@@ -326,7 +326,7 @@ with it.
                 axes.set_axisbelow(True)
             grid[0].set_ylabel("test error (%)")
             bar = picture.colorbar(colours, ax=list(grid), shrink=0.9)
-            bar.set_label("C-VF: Ψ before training (°)")
+            bar.set_label("Ψ before training (°), of untied weights")
             bar.set_ticks([0, 45, 90, 135, 180])
             entries = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid]
             legend = {label: handle for of in entries for handle, label in of}

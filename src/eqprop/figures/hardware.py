@@ -46,8 +46,6 @@ class _Fault(NamedTuple):
     strengths: Mapping[str, Mapping[str, Any]]
 
 
-_NONE: dict[str, Mapping[str, Any]] = {"none": {}}
-
 _FAULTS: dict[str, _Fault] = {
     "noise": _Fault("noise on states, σ", {f"{s}": {"state_noise": s} for s in (0.02, 0.04, 0.1)}),
     "bits": _Fault(
@@ -190,7 +188,7 @@ Errors are those of the last epoch in %, mean ± standard deviation over the see
         grid = picture.subplots(1, len(faults), sharey=True, squeeze=False)[0]
         known = {(c["fault"], c["strength"], c["rule"]): c["test_errors"] for c in cells}
         for axes, fault in zip(grid, faults, strict=True):
-            strengths = [*_NONE, *_strengths(settings, fault)]
+            strengths = ["none", *_strengths(settings, fault)]
             for index, rule in enumerate(settings.rules):
                 points = [
                     (at, known[where])
@@ -236,7 +234,8 @@ def _strengths(settings: HardwareSettings, fault: str) -> Mapping[str, Mapping[s
 
 
 def _cells(settings: HardwareSettings) -> list[_Cell]:
-    devices = [("none", "none", _NONE["none"])] + [
+    devices: list[tuple[str, str, Mapping[str, Any]]] = [("none", "none", {})]
+    devices += [
         (fault, strength, changes)
         for fault in settings.faults
         for strength, changes in _strengths(settings, fault).items()

@@ -75,10 +75,10 @@ class PlannedRun:
     def effort(self) -> float:
         """About how long an epoch takes, in units of no meaning: to start the longest runs first.
 
-        A nudged step that moves the weights costs several free ones.
+        A nudged step that moves the weights, or asks for J, costs several free ones.
         """
         of = self.experiment
-        nudged = of.nudged_steps * (4 if of.estimator == "c-ep" else 1)
+        nudged = of.nudged_steps * (4 if of.estimator in ("c-ep", "asym-ep") else 1)
         return max(1, len(of.channels) + len(of.hidden)) * (of.free_steps + nudged)
 
 

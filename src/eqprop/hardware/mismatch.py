@@ -67,7 +67,7 @@ def mismatched(
         seed: of which gains and offsets. They are buffers, and so part of what is stored.
 
     Raises:
-        TypeError: no network. ValueError: γ or ω < 0 or not finite.
+        TypeError: no network. ValueError: γ or ω < 0 or not finite; a network that is so already.
     """
     for name, spread in (("gain", gain), ("offset", offset)):
         if not 0 <= require_number(name, spread) < math.inf:

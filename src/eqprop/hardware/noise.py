@@ -64,7 +64,7 @@ def noisy(network: ConvergentModel, std: float, seed: int = 0) -> ConvergentMode
         seed: of the noise.
 
     Raises:
-        TypeError: no network. ValueError: σ < 0 or not finite.
+        TypeError: no network. ValueError: σ < 0 or not finite; a network that is noisy already.
     """
     if not 0 <= require_number("std", std) < math.inf:
         raise ValueError(f"std: expected a finite number >= 0, got {std}")

@@ -35,9 +35,14 @@ def wrapped(network: ConvergentModel, added: type[D]) -> D:
     """The network, with what a device adds to its class; the parameters are shared.
 
     Raises:
-        TypeError: no network.
+        TypeError: no network. ValueError: one that has such a device already.
     """
     network = require_model(network)
+    if isinstance(network, added):
+        raise ValueError(
+            f"network: expected one that is not {added.__name__.lower()} yet, got "
+            f"{type(network).__name__}"
+        )
     found = copy(network)
     # What is registered from now on is not the network's own.
     found._buffers, found._modules = dict(network._buffers), dict(network._modules)

@@ -18,8 +18,8 @@ they are.
 These are hooks of the optimizer: whatever estimates gradients, and whatever makes steps of them, is
 written so, and continual updates in every step of the nudged phase.
 
-Source: Soudry et al. (2014) and Gupta et al., https://arxiv.org/abs/1502.02551, for stochastic
-rounding; soft bounds: Fusi and Abbott (2007), https://doi.org/10.1038/nn1859.
+Source: stochastic rounding: Gupta et al., https://arxiv.org/abs/1502.02551; soft bounds: Fusi and
+Abbott (2007), https://doi.org/10.1038/nn1859.
 """
 
 import math

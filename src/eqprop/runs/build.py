@@ -23,9 +23,9 @@ from eqprop.hardware.mismatch import mismatched
 from eqprop.hardware.noise import noisy
 from eqprop.hardware.writes import DeviceWrites
 from eqprop.networks.connections.chains import convolutional, untied
-from eqprop.networks.connections.connection import Connection, TiedConnection
+from eqprop.networks.connections.connection import Connection
 from eqprop.networks.connections.dense import Dense
-from eqprop.networks.connections.feedback import Feedback
+from eqprop.networks.connections.feedback import feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.graph import Edges
 from eqprop.networks.layered import LayeredNetwork
@@ -124,7 +124,11 @@ def build_network(experiment: Experiment, input_shape: Sequence[int], units: int
         if experiment.output_bias is not None:
             _bias(chain[-1]).data.fill_(experiment.output_bias)
         ends = _ends(experiment, len(chain))
-        connections = _returning(experiment, [*chain, *links], ends)
+        connections = [*chain, *links]
+        if experiment.feedback != 1 or experiment.synapse_spread:
+            connections = feedback(
+                connections, experiment.feedback, experiment.synapse_spread, levels=ends
+            )
         network = _network(
             experiment, connections if not links else _edges(connections, ends), readout
         )
@@ -155,23 +159,6 @@ def _edges(connections: Sequence[Connection], ends: Sequence[tuple[int, int]]) -
     return [
         (str(low) if low else "input", connection, str(high))
         for connection, (low, high) in zip(connections, ends, strict=True)
-    ]
-
-
-def _returning(
-    experiment: Experiment, connections: Sequence[Connection], ends: Sequence[tuple[int, int]]
-) -> list[Connection]:
-    """The connections, with ways down as the settings have them."""
-    scale, spread = experiment.feedback, experiment.synapse_spread
-    if scale == 1 and not spread:
-        return [*connections]
-    output = max(high for _, high in ends)
-    return [
-        Feedback(
-            connection, scale ** (high - low), spread if low else 0.0, scale ** (high - output)
-        )
-        for connection, (low, high) in zip(connections, ends, strict=True)
-        if isinstance(connection, TiedConnection)
     ]
 
 

@@ -85,6 +85,18 @@ _FEW_STEPS: dict[str, Any] = {"updates": "alternating", "optimizer": "adam", "sc
 _FAST: dict[str, Any] = {**_FEW_STEPS, "nudging": "symmetric", "shift": 1, "batch_size": 100}
 _C_FAST: dict[str, Any] = {"updates": "alternating", "schedule": "cosine", "shift": 1}
 _DIGITS_C: dict[str, Any] = {**_C_EP, "nudging": "random-sign", "learning_rates": (0.05, 0.025)}
+_DIGITS_EB: dict[str, Any] = {
+    "network": "real-time",
+    "epsilon": 0.5,
+    "clip": False,
+    "free_steps": 40,
+}
+_DIGITS_DEEP_EB: dict[str, Any] = {
+    **_DIGITS_EB,
+    "nudged_steps": 15,
+    "optimizer": "adam",
+    "learning_rates": (0.005,),
+}
 _DIGITS_OPPOSITE: dict[str, Any] = {
     "hidden": (64, 64),
     "weight_angle": 180.0,
@@ -95,7 +107,7 @@ PRESETS: dict[str, Preset] = {
     "digits": Preset("8×8 digits, no download: learns in seconds", Experiment()),
     "digits-eb": Preset(
         "8×8 digits, real-time, no clip: EP is exact",
-        Experiment(network="real-time", epsilon=0.5, clip=False, free_steps=40),
+        Experiment(**_DIGITS_EB),
     ),
     "eb-1h": Preset(
         "real-time, one hidden layer",
@@ -290,32 +302,12 @@ PRESETS: dict[str, Preset] = {
     "digits-homeo": Preset(
         "8×8 digits, weights 90° apart, homeostasis",
         Experiment(
-            network="real-time",
-            epsilon=0.5,
-            clip=False,
-            hidden=(32, 32),
-            weight_angle=90.0,
-            homeostasis=1.0,
-            free_steps=40,
-            nudged_steps=15,
-            beta=0.2,
-            optimizer="adam",
-            learning_rates=(0.005,),
+            **_DIGITS_DEEP_EB, hidden=(32, 32), weight_angle=90.0, homeostasis=1.0, beta=0.2
         ),
     ),
     "digits-scaled": Preset(
         "8×8 digits, real-time, weak way down",
-        Experiment(
-            network="real-time",
-            epsilon=0.5,
-            clip=False,
-            hidden=(64, 64),
-            feedback=0.2,
-            free_steps=40,
-            nudged_steps=15,
-            optimizer="adam",
-            learning_rates=(0.005,),
-        ),
+        Experiment(**_DIGITS_DEEP_EB, hidden=(64, 64), feedback=0.2),
     ),
     "digits-noise": Preset(
         "8×8 digits, noise on the states, holomorphic EP",

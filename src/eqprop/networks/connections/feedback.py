@@ -119,7 +119,11 @@ def _inner(rates: Mapping[str, float]) -> dict[str, float]:
 
 
 def feedback(
-    connections: Sequence[TiedConnection], scale: float = 1.0, spread: float = 0.0
+    connections: Sequence[Connection],
+    scale: float = 1.0,
+    spread: float = 0.0,
+    *,
+    levels: Sequence[tuple[int, int]] | None = None,
 ) -> list[Connection]:
     """The same chain with every way down scaled by c, and what is learnt divided by what that
     leaves of the nudge: exact, where the chain was, as long as the synapses do not differ.
@@ -128,14 +132,19 @@ def feedback(
         connections: input side first, see :func:`~eqprop.dense` and :func:`~eqprop.convolutional`.
         scale: c > 0.
         spread: σ ≥ 0.
+        levels: from and to which level each leads, 0 the input, where they are no chain: what comes
+            down by several is scaled as often. The highest has the output.
 
     Raises:
         TypeError: no list of tied connections. ValueError: c or σ outside of that.
     """
     chain = require_chain(connections)
-    found: list[Connection] = []
-    for level, connection in enumerate(chain, 1):
-        # Nothing comes down to the input.
-        differ = spread if level > 1 else 0.0
-        found.append(Feedback(connection, scale, differ, scale ** (level - len(chain))))
-    return found
+    levels = levels or [(i, i + 1) for i in range(len(chain))]
+    output = max(high for _, high in levels)
+    # Nothing comes down to the input.
+    return [
+        Feedback(
+            connection, scale ** (high - low), spread if low else 0.0, scale ** (high - output)
+        )
+        for connection, (low, high) in zip(chain, levels, strict=True)
+    ]
