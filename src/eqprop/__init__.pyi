@@ -77,6 +77,7 @@ from .estimators.ep import EquilibriumPropagation as EquilibriumPropagation
 from .estimators.estimator import Estimate as Estimate
 from .estimators.estimator import Estimator as Estimator
 from .estimators.holomorphic import HolomorphicEP as HolomorphicEP
+from .estimators.holomorphic import NotHolomorphicError as NotHolomorphicError
 from .estimators.homeostasis import Homeostatic as Homeostatic
 from .estimators.recurrent_backprop import AdjointError as AdjointError
 from .estimators.recurrent_backprop import RecurrentBackprop as RecurrentBackprop

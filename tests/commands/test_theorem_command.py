@@ -92,11 +92,54 @@ def test_asked_for_another_estimator_it_is_that_one_which_is_compared(
 def test_one_without_a_nudged_phase_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal(capsys, 2, "theorem", "toy", "--estimator", "bptt")
     assert "--estimator bptt: expected one whose nudged phase" in line
-    assert line.endswith("among ep, c-ep, asym-ep, c-asym-ep, dyadic-ep, c-dyadic-ep")
+    assert line.endswith(
+        "among ep, c-ep, asym-ep, c-asym-ep, dyadic-ep, c-dyadic-ep, holomorphic-ep"
+    )
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_circle_of_holomorphic_ep_is_looked_at_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["theorem", "digits-eb", "--estimator", "holomorphic-ep", "--points", "3"]
+    # The largest β is where the next power of it counts as well.
+    metrics = run(tmp_path / "out", *words, "--betas", "0.003", "0.01", "0.03")
+    assert metrics["estimator"] == "holomorphic EP"
+    assert metrics["continual"] == []
+    for slope in metrics["error_against_beta"]["slope"].values():
+        assert slope == pytest.approx(3, abs=0.1)
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "digits-eb, holomorphic-ep: T = 200, K = 30, β = 0.01, N = 3, 1 mini-batch of 20, float64"
+    )
+    assert "the error falls in proportion to β³" in said
+    assert "eta = 0.001: expected none with estimator = holomorphic-ep" in refusal(
+        capsys, 2, *words, "--eta", "1e-3"
+    )
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_that_is_not_holomorphic_has_no_circle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = ["train", "digits-eb", "--clip", "--hidden", "9", "--epochs", "1"]
+    assert main([*trained, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    words = ["theorem", str(tmp_path / "run"), "--estimator", "holomorphic-ep"]
+    line = refusal(capsys, 2, *words)
+    assert "holomorphic EP: expected states that are not clipped, got a clip of [0, 1]" in line
+    assert main([*trained, "--estimator", "holomorphic-ep", "--out", str(tmp_path / "no")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == line
 
 
 @pytest.mark.parametrize(
-    ("learns", "compared"), [("asym-ep", "AsymEP"), ("c-asym-ep", "AsymEP"), ("bptt", "EP")]
+    ("learns", "compared"),
+    [
+        ("asym-ep", "AsymEP"),
+        ("c-asym-ep", "AsymEP"),
+        ("bptt", "EP"),
+        ("holomorphic-ep", "holomorphic EP"),
+    ],
 )
 @pytest.mark.usefixtures("no_figures")
 def test_a_run_is_compared_by_what_it_learns_by(

@@ -269,7 +269,7 @@ def test_of_a_model_that_steps_by_itself_nothing_is_known_but_f() -> None:
 def test_what_is_expected_of_an_exact_model_is_of_first_or_second_order() -> None:
     kind = model_kind(ToyModel())
     assert kind.expected() == "the error falls in proportion to β"
-    assert kind.expected(symmetric=True) == "the error falls in proportion to β²"
+    assert kind.expected(2) == "the error falls in proportion to β²"
 
 
 def test_what_is_expected_of_a_nudge_inside_is_said_of_parameters() -> None:

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import eqprop
+from eqprop.analysis.agreement import compare
+from eqprop.analysis.processes import bptt_process, ep_process, points_of
 from eqprop.core.costs import CrossEntropy, SquaredError
 from eqprop.core.derivative import derivative
 from eqprop.core.models import ConvergentModel
+from eqprop.estimators.asymmetric import AsymEP
 from eqprop.estimators.bptt import BPTT
 from eqprop.estimators.ep import EquilibriumPropagation
 from eqprop.estimators.estimator import Estimate
-from eqprop.estimators.holomorphic import HolomorphicEP, circle
+from eqprop.estimators.holomorphic import HolomorphicEP, NotHolomorphicError, circle
 from fields import gradient
 from zoo import UserField, UserPhi
 
@@ -75,6 +78,75 @@ def test_the_error_is_of_the_order_of_beta_to_the_number_of_points(name: str, po
     assert math.log2(large / small) == pytest.approx(points, abs=0.5)
 
 
+# Theorem 1
+
+STEPS: dict[str, Any] = {"free_steps": T, "nudged_steps": 12}
+
+
+@pytest.mark.parametrize("points", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("name", ["real time", "scaled sigmoid", "readout", "a Φ of one's own"])
+def test_at_every_step_the_error_is_of_that_order_too(name: str, points: int) -> None:
+    """As every state of the nudged phase is a holomorphic function of β, not only the last."""
+    model, x, y = made(name)
+    bptt = bptt_process(model, x, y, **STEPS)
+    # The more points, the larger: the least errors are to be above rounding.
+    at = 0.05 * points
+    large, small = (
+        compare(ep_process(model, x, y, beta=beta, nudging=points, **STEPS), bptt)
+        for beta in (at, at / 2)
+    )
+    for what in ("states", "parameters"):
+        of, half = getattr(large, what).at, getattr(small, what).at
+        # What the force itself does is linear in it, as is what a Φ may make of that.
+        for t in range(2, 12):
+            order = math.log2(of[t].relative_error / half[t].relative_error)
+            assert order == pytest.approx(points, abs=0.2), (what, t)
+
+
+def test_the_process_sums_to_the_update() -> None:
+    model, x, y = made("readout")
+    at: dict[str, Any] = {"free_steps": 30, "nudged_steps": 9}
+    process = ep_process(model, x, y, beta=0.2, nudging=5, **at)
+    HolomorphicEP(30, 9, 0.2, 5)(model, x, y)
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        torch.testing.assert_close(process.total[name], -p.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_two_points_are_symmetric_and_one_is_one_sided() -> None:
+    model, x, y = made("real time")
+    at: dict[str, Any] = {"free_steps": 30, "nudged_steps": 9, "beta": 0.2}
+    same: list[tuple[Any, int]] = [("one-sided", 1), ("symmetric", 2)]
+    for nudging, points in same:
+        assert points_of(nudging) == points
+        wanted = ep_process(model, x, y, nudging=nudging, **at)
+        found = ep_process(model, x, y, nudging=points, **at)
+        for one, other in zip(wanted.states, found.states, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("real time", {"nudging": 0}, "how many points of the circle of β, at least 1, got 0"),
+        ("real time", {"nudging": "both"}, "expected one-sided, symmetric or how many.*'both'"),
+        ("real time", {"nudging": 3, "eta": 1e-3}, "eta: expected none.*got 0.001"),
+        ("real time", {"nudging": 3, "dynamics": AsymEP(9, 9, 0.1).dynamics}, "EP's own .Local."),
+        ("clipped", {"nudging": 3}, "states that are not clipped"),
+    ],
+)
+def test_a_circle_of_what_cannot_be_is_refused(
+    name: str, given: dict[str, Any], message: str
+) -> None:
+    model, x, y = made("real time")
+    model = real_time(clip=(0.0, 1.0)).double() if name == "clipped" else model
+    with pytest.raises(ValueError, match=message):
+        ep_process(model, x, y, **{"beta": 0.1, "free_steps": 9, "nudged_steps": 3, **given})
+
+
+# Where it is of use
+
+
 def test_at_three_times_the_beta_it_is_nearer_than_symmetric_nudging() -> None:
     """So noise, which is divided by β, matters three times less."""
     model, x, y = made("in turn")
@@ -92,12 +164,13 @@ def test_two_points_are_symmetric_nudging(name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("points", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("points", [1, 2, 3, 4, 5, 8])
 def test_half_of_the_circle_stands_for_the_whole(points: int) -> None:
     half = circle(0.3, points)
-    assert sum(times for _, times in half) == points
+    assert sum(share for _, share in half) == pytest.approx(1)
     assert all(abs(abs(beta) - 0.3) < 1e-12 and beta.imag >= 0 for beta, _ in half)
-    whole = {beta for beta, _ in half} | {b.conjugate() for b, times in half if times == 2}
+    whole = {beta for beta, _ in half} | {beta.conjugate() for beta, _ in half if beta.imag}
+    assert all(share == (2 if beta.imag else 1) / points for beta, share in half)
     assert len(whole) == points
     for power in range(1, points):
         assert abs(sum(beta**power for beta in whole)) < 1e-12
@@ -195,7 +268,7 @@ def test_what_is_not_holomorphic_is_refused(
     model = make().double()
     x, y = torch.rand(2, 6).double(), torch.rand(2, 3).double()
     with pytest.raises(
-        ValueError,
+        NotHolomorphicError,
         match=f"holomorphic EP: expected {message}",
     ):
         HolomorphicEP(20, 5, 0.2)(model, x.view(2, 1, 3, 2) if "Conv" in str(model) else x, y)

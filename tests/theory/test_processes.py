@@ -827,7 +827,7 @@ def test_the_premise_of_an_average_is_the_worst() -> None:
         ({"nudged_steps": 10}, "nudged_steps: expected 1 to free_steps = 9"),
         ({"beta": 0.0}, "beta: expected a finite number other than 0"),
         ({"beta": math.inf}, "beta: expected a finite number other than 0"),
-        ({"nudging": "random-sign"}, "nudging: expected one-sided or symmetric"),
+        ({"nudging": "random-sign"}, "nudging: expected one-sided, symmetric or how many"),
         ({"eta": (0.1,)}, "learning_rates: expected 2"),
         ({"eta": {"weight": 0.1}}, "eta: expected names among connections.0.weight"),
     ],

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -25,16 +25,19 @@ from eqprop.analysis.agreement import (
 from eqprop.analysis.kind import ModelKind, model_kind
 from eqprop.analysis.processes import (
     FreePhase,
+    Nudges,
     Process,
     bptt_process,
     ep_process,
     free_phase,
+    points_of,
     require_reach,
 )
 from eqprop.core.costs import Cost
 from eqprop.core.models import ConvergentModel
 from eqprop.core.nudging import require_beta
 from eqprop.estimators.dynamics import Local, NudgedDynamics
+from eqprop.estimators.holomorphic import Holomorphic
 from eqprop.summary import summary
 
 __all__ = [
@@ -69,15 +72,21 @@ class Conditions:
         free_steps: T.
         nudged_steps: K, at most T.
         beta: β ≠ 0.
-        nudging: ``symmetric`` averages the processes of +β and −β.
+        nudging: ``symmetric`` averages the processes of +β and −β, a number N those of N points
+            of the circle of complex β, as holomorphic EP does.
         dynamics: of the nudged phase: EP's, or those of another estimator.
     """
 
     free_steps: int
     nudged_steps: int
     beta: float
-    nudging: Literal["one-sided", "symmetric"] = "one-sided"
+    nudging: Nudges = "one-sided"
     dynamics: type[NudgedDynamics] = Local
+
+    @property
+    def points(self) -> int:
+        """N, of so many β the processes are averaged: 1 is one-sided, 2 symmetric."""
+        return points_of(self.nudging)
 
 
 @final
@@ -188,13 +197,13 @@ class Diagnosis:
     @property
     def by(self) -> str:
         """What is compared with BPTT."""
-        return self.conditions.dynamics.name
+        conditions = self.conditions
+        return (Holomorphic if conditions.points > 2 else conditions.dynamics).name
 
     @property
     def expected(self) -> str:
         """What the error is to do as β → 0."""
-        symmetric = self.conditions.nudging == "symmetric"
-        return self.kind.expected(symmetric=symmetric, whatever=self.conditions.dynamics.error)
+        return self.kind.expected(self.conditions.points, self.conditions.dynamics.error)
 
 
 @final
@@ -215,7 +224,7 @@ def diagnose(
     free_steps: int,
     nudged_steps: int,
     beta: float,
-    nudging: Literal["one-sided", "symmetric"] = "one-sided",
+    nudging: Nudges = "one-sided",
     eta: Sequence[float] = (),
     betas: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2),
     cost: Cost | None = None,
@@ -230,7 +239,8 @@ def diagnose(
         free_steps: T, enough of them for the network to be at rest in the last K.
         nudged_steps: K.
         beta: β ≠ 0; in real time the continuous-time one.
-        nudging: ``symmetric`` averages the processes of +β and −β.
+        nudging: ``symmetric`` averages the processes of +β and −β, a number N those of N points
+            of the circle of complex β, as holomorphic EP does.
         eta: learning rates of continual updates to set beside η = 0, each for all parameters.
         betas: strengths for the error against β; those of symmetric nudging are better larger, as
             its error, O(β²), soon is rounding alone.
@@ -304,7 +314,7 @@ def sweep(
     free_steps: int,
     nudged_steps: int,
     beta: float,
-    nudging: Literal["one-sided", "symmetric"] = "one-sided",
+    nudging: Nudges = "one-sided",
     cost: Cost | None = None,
     tick: Tick = lambda _: None,
     dynamics: type[NudgedDynamics] = Local,

@@ -3,7 +3,8 @@ r"""What a model is to Theorem 1, and what is therefore to be expected of the ag
 ===============  ===========================================  =====================================
 kind             F                                            the error, as β → 0
 ===============  ===========================================  =====================================
-exact            ∂Φ/∂s                                        falls as β, as β² if symmetric
+exact            ∂Φ/∂s                                        falls as β, as β^N with N points of
+                                                              its circle: β² if symmetric
 approximate      σ(∂Φ/∂s), the gradient of no Φ               levels off: EP leaves out the σ′ of
                  (prototypical)                               the output layer
 the same, the    σ(∂Φ/∂s − β ∂ℓ/∂s)                           of parameters falls likewise; states
@@ -44,7 +45,7 @@ from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
 
-__all__ = ["ModelKind", "model_kind"]
+__all__ = ["ModelKind", "beta_power", "model_kind"]
 
 
 @final
@@ -90,22 +91,25 @@ class ModelKind:
         said += ", in a metric of its own" * self.metric + ", with noise" * self.noisy
         return said + nudged + ", layers updated in turn" * self.in_turn
 
-    def expected(self, *, symmetric: bool = False, whatever: str = "") -> str:
+    def expected(self, points: int = 1, whatever: str = "") -> str:
         """What the error is to do as β → 0.
 
         Args:
+            points: N, of how many β the processes are averaged, see
+                :func:`~eqprop.analysis.processes.points_of`.
             whatever: what it does of any model, see
                 :attr:`~eqprop.estimators.dynamics.NudgedDynamics.error`.
         """
-        error = whatever.format(beta="β²" if symmetric else "β") or self._error(symmetric)
+        power = beta_power(points)
+        error = whatever.format(beta=power) or self._error(power)
         if self.in_turn:
             return f"of the total over a settled nudged phase {error}; single steps do not agree"
         return error
 
-    def _error(self, symmetric: bool) -> str:
+    def _error(self, power: str) -> str:
         if self.noisy:
             return "the error grows, as noise is divided by β"
-        falls = f"the error falls in proportion to {'β²' if symmetric else 'β'}"
+        falls = f"the error falls in proportion to {power}"
         if self.name == "exact" and self.metric:
             return f"{falls} in parameters, and levels off in states, each off by a factor"
         if self.name == "exact":
@@ -127,6 +131,13 @@ class ModelKind:
         """What it is, in words too."""
         return {**asdict(self), "weight_angles": list(self.weight_angles), "said": self.said}
 
+
+def beta_power(points: int) -> str:
+    """β^N, as it is written: what the error of N points of the circle of β is in proportion to."""
+    return "β" if points == 1 else f"β{str(points).translate(_SUPERSCRIPTS)}"
+
+
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _LEFT_OUT = "EP leaves out the ρ′ of the output layer, unless it is nudged inside of ρ"
 

@@ -18,10 +18,12 @@ in EP it is ∂ℓ/∂θ(s_t) − ∂ℓ/∂θ(s_{t+1}), at t = 0 without the fo
 
 Theorem 1: if s_* held during those K transitions, then Δ_s(t) = −∇_s(t) and Δ_θ(t) = −∇_θ(t) for
 every t, as β → 0: the error is O(β), or O(β²) where the processes of +β and −β are averaged
-(symmetric nudging). With continual updates, θ ← θ + η Δ_θ(t) in every step, there is one of O(η/β)
-more, since what the moving weights do to the states is divided by β too. Where layers are updated
-in turn, the totals over a nudged phase that has settled agree, the single steps do not. Of units at
-a bound of a clip see :mod:`eqprop.analysis.held`.
+(symmetric nudging), or O(β^N) where those of N points of a circle of complex β are, and of what
+comes of it the real part is taken (holomorphic EP): s_t is a holomorphic function of β at every
+step, so that Cauchy's formula holds step by step. With continual updates, θ ← θ + η Δ_θ(t) in every
+step, there is one of O(η/β) more, since what the moving weights do to the states is divided by β
+too. Where layers are updated in turn, the totals over a nudged phase that has settled agree, the
+single steps do not. Of units at a bound of a clip see :mod:`eqprop.analysis.held`.
 
 Other estimators nudge the network otherwise, and teach by other moves: their processes are had in
 the same way, by their :mod:`~eqprop.estimators.dynamics`.
@@ -35,7 +37,7 @@ https://arxiv.org/abs/2005.04168, theorem 1.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -48,16 +50,22 @@ from eqprop.core.phases import relax
 from eqprop.core.stand_in import standing_in
 from eqprop.core.stepping import movement, require_finite, transitions
 from eqprop.estimators.dynamics import Local, NudgedDynamics
+from eqprop.estimators.holomorphic import Holomorphic, circle, require_holomorphic
 from eqprop.summary import summary
 
 __all__ = [
     "FreePhase",
+    "Nudges",
     "Process",
     "bptt_process",
     "ep_process",
     "free_phase",
+    "points_of",
     "require_reach",
 ]
+
+Nudges = Literal["one-sided", "symmetric"] | int
+"""Of which β processes are averaged: β, ±β, or N points of the circle β e^{2πik/N}."""
 
 Rates = float | Sequence[float] | Mapping[str, float]
 """η: one rate, one per layer (input side first), or one per parameter by name (others stay)."""
@@ -180,7 +188,7 @@ def ep_process(
     free_steps: int,
     nudged_steps: int,
     beta: float,
-    nudging: Literal["one-sided", "symmetric"] = "one-sided",
+    nudging: Nudges = "one-sided",
     eta: Rates | None = None,
     cost: Cost | None = None,
     free: FreePhase | None = None,
@@ -195,7 +203,8 @@ def ep_process(
         free_steps: T.
         nudged_steps: K.
         beta: β ≠ 0; in real time the continuous-time one.
-        nudging: ``symmetric`` averages the processes of +β and −β.
+        nudging: ``symmetric`` averages the processes of +β and −β; a number N those of N points of
+            the circle β e^{2πik/N} of complex β, as holomorphic EP does: 2 is symmetric.
         eta: learning rates of continual updates, θ ← θ + η Δ_θ(t) after every step. A vector field
             is then differentiated at s_t, as continual EP does; with None at s_*, as EP does. For
             primitive functions None and 0 mean the same.
@@ -206,27 +215,67 @@ def ep_process(
 
     Raises:
         ValueError: K < 1, K > T, β = 0 or not finite, unknown nudging, learning rates that do not
-            fit the model, a free phase of other T or K.
+            fit the model, a free phase of other T or K; of more than two points, continual
+            updates, or dynamics that are not EP's.
+        NotHolomorphicError: more than two points, of a model, or a cost, that is not holomorphic.
         NonFiniteError: a state stopped being finite.
     """
     require_beta(beta)
-    if nudging not in ("one-sided", "symmetric"):
-        raise ValueError(f"nudging: expected one-sided or symmetric, got {nudging!r}")
+    points = points_of(nudging)
+    if points > 2:
+        _require_circle(model, eta, dynamics)
     rates = None if eta is None else _rates(model, eta)
     free = _checked(free, model, x, free_steps, nudged_steps)
     cost = cost or SquaredError()
     given = model, x, target, free
-    states, parameters, crossed = _nudged(*given, beta, rates, cost, dynamics)
-    if nudging == "symmetric":
-        # One way at a time, so that there is never more than one spare process in memory.
-        opposite_states, opposite, there = _nudged(*given, -beta, rates, cost, dynamics)
-        crossed = tuple(one | other for one, other in zip(crossed, there, strict=True))
-        for here, there in zip(states, opposite_states, strict=True):
-            here.add_(there).div_(2)
+    (first, share), *others = circle(beta, points)
+    states, parameters, crossed = _nudged(*given, first, rates, cost, dynamics)
+    for here in (*states, *parameters.values()):
+        here.mul_(share)
+    # One point at a time, so that there is never more than one spare process in memory.
+    for at, share in others:
+        there, taught, cross = _nudged(*given, at, rates, cost, dynamics)
+        crossed = tuple(one | other for one, other in zip(crossed, cross, strict=True))
+        for here, other in zip(states, there, strict=True):
+            here.add_(other, alpha=share)
         for name, here in parameters.items():
-            here.add_(opposite[name]).div_(2)
+            here.add_(taught[name], alpha=share)
+        del there, taught
     shares = tuple(float(of.double().mean()) for of in crossed)
     return Process(states, parameters, free, _layers(model), beta, model.epsilon, shares)
+
+
+def points_of(nudging: Nudges) -> int:
+    """N, of how many points of the circle of β the processes are averaged; the error is O(β^N).
+
+    Raises:
+        ValueError: unknown nudging, or N < 1.
+    """
+    if nudging in get_args(get_args(Nudges)[0]):
+        return 1 if nudging == "one-sided" else 2
+    if type(nudging) is not int or nudging < 1:
+        raise ValueError(
+            f"nudging: expected one-sided, symmetric or how many points of the circle of β, at "
+            f"least 1, got {nudging!r}"
+        )
+    return nudging
+
+
+def _require_circle(
+    model: ConvergentModel, eta: Rates | None, dynamics: type[NudgedDynamics]
+) -> None:
+    """Refuse what no complex β can nudge."""
+    require_holomorphic(model)
+    if eta is not None:
+        raise ValueError(
+            "eta: expected none with more than two points of β, as continual updates of complex β "
+            f"would make the parameters complex, got {eta}"
+        )
+    if dynamics is not Local:
+        raise ValueError(
+            "dynamics: expected EP's own (Local) with more than two points of β, got "
+            f"{dynamics.__name__}"
+        )
 
 
 def _nudged(
@@ -234,7 +283,7 @@ def _nudged(
     x: Tensor,
     target: Tensor,
     free: FreePhase,
-    beta: float,
+    beta: complex,
     rates: Mapping[str, float] | None,
     cost: Cost,
     dynamics: type[NudgedDynamics],
@@ -247,7 +296,8 @@ def _nudged(
     parameters = {name: p.new_empty((steps, *p.shape)) for name, p in present.items()}
     # Frozen parameters leave the drive as it is; moving ones may change it in every step.
     drive = model.drive(x) if rates is None else None
-    nudged = dynamics(model, x, free.state)
+    # What is recorded of a complex β is the real part: of its conjugate, it is the same.
+    nudged = (Holomorphic if beta.imag else dynamics)(model, x, free.state)
     state, read = free.state, dict[str, Tensor]()
     # What an activation holds would have to be asked of another field in every step.
     seen = free.holding in ("clip", "rho")
@@ -259,12 +309,12 @@ def _nudged(
             before, state = next(transitions(nudged, at, state, 1, nudge=pull))
             anchor = free.state if rates is None else before
             gradients = nudged.teaching(before, state, anchor, 1 / beta)
-            reads = model.readout_gradients(cost, state, target)
+            reads = nudged.reading(cost, state, target)
             for name, gradient in reads.items():
                 gradients[name] = read.get(name, 0.0) - gradient
             read = reads
         for recorded, old, new in zip(states, before, state, strict=True):
-            recorded[t] = (new - old) / (model.epsilon * beta)
+            recorded[t] = ((new - old) / (model.epsilon * beta)).real
         if seen:
             for of, there, now in zip(
                 crossed, free.held, held_units(model, at, state, free.holding), strict=True

@@ -88,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, core.NonFiniteError | estimators.AdjointError):
             return _complain(error, 1)
         raise
+    except ValueError as error:
+        if isinstance(error, estimators.NotHolomorphicError):
+            return _complain(error, 2)
+        raise
 
 
 @contextmanager

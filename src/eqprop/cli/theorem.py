@@ -29,7 +29,7 @@ from eqprop.cli.tables import columns
 from eqprop.errors import ConfigurationError, Failure, UsageError
 from eqprop.files import write_atomically
 from eqprop.registries import ESTIMATORS
-from eqprop.settings import SWEPT, THEOREM_PRESETS, Experiment, TheoremSettings
+from eqprop.settings import CIRCLE, SWEPT, THEOREM_PRESETS, Experiment, TheoremSettings
 
 __all__ = ["add", "run"]
 
@@ -43,6 +43,7 @@ in synapses (Theorem 1), on a network before training or on the network of a run
   eqprop theorem runs/mine                      a trained network, with the T, K and β of its run
   eqprop theorem c-vf-1h --angle 45             untied weights: the gradient is followed less well
   eqprop theorem c-vf-1h --angle 45 --estimator asym-ep       the same, followed exactly
+  eqprop theorem digits-eb --estimator holomorphic-ep --points 6      N nudges of complex β
   eqprop theorem digits-eb --sweep beta=0.01,0.1 --sweep free-steps=40,80,200
   eqprop theorem eb-1h --settle 1e-6            with the least T and K that bring it to rest
 
@@ -179,6 +180,8 @@ def _chosen(options: argparse.Namespace) -> tuple[str, TheoremSettings, Experime
     if "eta" in changes:
         # η = 0 is always there, to compare with.
         changes["eta"] = tuple(eta for eta in changes["eta"] if eta)
+    elif changes.get("estimator") == CIRCLE:
+        changes["eta"] = ()
     entry, path = THEOREM_PRESETS.get(options.of), Path(options.of)
     if entry is not None:
         name, settings, experiment = options.of, entry.settings, entry.experiment
@@ -372,7 +375,7 @@ def _compute(
             "free_steps": settings.free_steps,
             "nudged_steps": settings.nudged_steps,
             "beta": settings.beta,
-            "nudging": settings.nudging,
+            "nudging": settings.nudges,
             "cost": subject.cost,
             "tick": tick,
             "dynamics": dynamics,
@@ -384,9 +387,11 @@ def _compute(
 
 def _title(name: str, settings: TheoremSettings) -> str:
     by = "" if settings.estimator in ("ep", "c-ep") else f", {settings.estimator}"
+    nudges = settings.nudges
+    nudged = {"one-sided": "", "symmetric": ", symmetric"}.get(str(nudges), f", N = {nudges}")
     return (
         f"{name}{by}: T = {settings.free_steps}, K = {settings.nudged_steps}, "
-        f"β = {settings.beta:g}{', symmetric' if settings.nudging == 'symmetric' else ''}"
+        f"β = {settings.beta:g}{nudged}"
     )
 
 

@@ -186,7 +186,8 @@ class ConvergentModel(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """∂/∂θ of the batch mean of ℓ(ŷ, y) in this state, for the parameters of the readout.
 
-        Nothing if there is none. By the names that they have in the model.
+        Nothing if there is none. By the names that they have in the model. Of complex states and
+        parameters that of the real part.
         """
         if not self.has_readout:
             return {}
@@ -200,7 +201,7 @@ class ConvergentModel(nn.Module, ABC):
         torch.clear_autocast_cache()
         with torch.enable_grad():
             mean = cost(self.prediction(tuple(layer.detach() for layer in state)), target).mean()
-            gradients = torch.autograd.grad(mean, list(names.values()), materialize_grads=True)
+            gradients = torch.autograd.grad(mean.real, [*names.values()], materialize_grads=True)
         return own_memory(dict(zip(names, gradients, strict=True)))
 
     def forces_on_layers(self, force: Tensor | None) -> dict[int, Tensor]:

@@ -41,7 +41,7 @@ class Nudge:
     Args:
         cost: ℓ.
         target: y, shaped like the output layer, (B, …).
-        beta: β ≠ 0; in real time the continuous-time one.
+        beta: β ≠ 0; in real time the continuous-time one. Complex, it nudges complex states.
         model: whose output it is; left out, that of the network that is nudged.
 
     Raises:
@@ -51,13 +51,13 @@ class Nudge:
 
     cost: Cost
     target: Tensor
-    beta: float
+    beta: complex
     model: ConvergentModel | None = field(default=None, repr=False)
 
     __repr__ = summary
 
     def __post_init__(self) -> None:
-        require_beta(self.beta)
+        require_beta(abs(self.beta) if isinstance(self.beta, complex) else self.beta)
         if abs(self.beta) >= _COARSEST:
             return
         dtype = _of_products(self.target)

@@ -18,6 +18,7 @@ from .estimator import Estimator as Estimator
 from .estimator import accumulate as accumulate
 from .estimator import random_sign as random_sign
 from .holomorphic import HolomorphicEP as HolomorphicEP
+from .holomorphic import NotHolomorphicError as NotHolomorphicError
 from .homeostasis import Homeostatic as Homeostatic
 from .homeostasis import asymmetry as asymmetry
 from .recurrent_backprop import AdjointError as AdjointError

@@ -112,7 +112,7 @@ class AsymEP(Estimator):
         corrected = Asymmetric(model, x, free.state)
         nudged = [corrected.phase(drive, self.nudged_steps, nudge) for nudge in nudges]
         points = [(0.0, free.state)]
-        points += [(n.beta, phase.state) for n, phase in zip(nudges, nudged, strict=True)]
+        points += [(beta, phase.state) for beta, phase in zip(signed, nudged, strict=True)]
         (lower, start), (upper, end) = points[-2:]
         gradients = corrected.teaching(start, end, free.state, -1 / (upper - lower))
         accumulate(model, gradients | readout_gradients(model, self.cost, points[-2:], target))

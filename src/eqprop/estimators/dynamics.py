@@ -15,6 +15,8 @@ dynamics                                             s_{t+1}                 tea
                                                      − s_*) + ε force        − s_t) / ε
 :class:`~eqprop.estimators.dyadic.Adjoint`           s_* + Jᵀ(s_t − s_*)     the same
                                                      + ε force at s_*
+:class:`~eqprop.estimators.holomorphic.Holomorphic`  F(s_t) + ε force,       Re ∂/∂θ contrast
+                                                     β and s_t complex
 ===================================================  ======================  =======================
 
 Summed over the phase they are the estimator's update; taken by the optimizer one by one, those of
@@ -29,6 +31,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from eqprop.core.costs import Cost
 from eqprop.core.linearised import Linearised
 from eqprop.core.models import ConvergentModel, State, parameter_gradients
 from eqprop.core.nudging import Nudge
@@ -67,7 +70,7 @@ class NudgedDynamics(ABC):
         before: State,
         after: State,
         anchor: State,
-        scale: float = 1.0,
+        scale: complex = 1.0,
         only: Container[str] | None = None,
     ) -> dict[str, Tensor]:
         """scale · what the move teaches, the batch mean, by parameter name.
@@ -75,8 +78,13 @@ class NudgedDynamics(ABC):
         Args:
             before, after: the states compared.
             anchor: where a local rule differentiates a vector field.
+            scale: 1/β, real where the states are.
             only: the parameters that are asked for; all that learn if not given.
         """
+
+    def reading(self, cost: Cost, state: State, target: Tensor) -> dict[str, Tensor]:
+        """∂/∂θ of the batch mean of ℓ(ŷ, y) in this state, for the parameters of a readout."""
+        return self._model.readout_gradients(cost, state, target)
 
     def pulling(self, nudge: Nudge) -> Callable[[State], Tensor]:
         """The nudge as a function of the states of these dynamics."""
@@ -129,10 +137,10 @@ class Local(NudgedDynamics):
         before: State,
         after: State,
         anchor: State,
-        scale: float = 1.0,
+        scale: complex = 1.0,
         only: Container[str] | None = None,
     ) -> dict[str, Tensor]:
-        return self._model.contrast_gradients(self._x, before, after, anchor, scale, only)
+        return self._model.contrast_gradients(self._x, before, after, anchor, scale.real, only)
 
 
 class AroundRest(NudgedDynamics):
@@ -173,12 +181,12 @@ class AroundRest(NudgedDynamics):
         before: State,
         after: State,
         anchor: State,
-        scale: float = 1.0,
+        scale: complex = 1.0,
         only: Container[str] | None = None,
     ) -> dict[str, Tensor]:
         # Of a readout, which takes no part in F, this is 0.
-        scale /= self._model.epsilon * len(self._x)
-        moved = tuple((b - a) * scale for a, b in zip(before, after, strict=True))
+        share = scale.real / (self._model.epsilon * len(self._x))
+        moved = tuple((b - a) * share for a, b in zip(before, after, strict=True))
         return parameter_gradients(self._model, self.around.after, moved, only, keep=True)
 
 

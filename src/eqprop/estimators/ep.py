@@ -109,7 +109,7 @@ class EquilibriumPropagation(Estimator):
             )
         # Two points on the line of β: (0, β) one-sided, (−β, +β) symmetric.
         points = [(0.0, free.state)]
-        points += [(n.beta, phase.state) for n, phase in zip(nudges, nudged, strict=True)]
+        points += [(beta, phase.state) for beta, phase in zip(signed, nudged, strict=True)]
         compared = points[-2:]
         (lower, before), (upper, after) = compared
         scale = 1 / (upper - lower)

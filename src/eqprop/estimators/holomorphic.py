@@ -22,7 +22,7 @@ Source: Laborieux and Zenke, https://arxiv.org/abs/2209.00530.
 
 import cmath
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,36 +33,39 @@ from torch import Tensor
 
 from eqprop.core.activations import Activation
 from eqprop.core.costs import Cost, SquaredError
-from eqprop.core.models import ConvergentModel, State
+from eqprop.core.models import ConvergentModel, State, parameter_gradients
 from eqprop.core.nudging import Nudge
-from eqprop.core.phases import nudged_phase, relax
+from eqprop.core.phases import relax
 from eqprop.core.settling import Relaxation
 from eqprop.core.sizes import require_whole
 from eqprop.core.stand_in import standing_in
+from eqprop.estimators.dynamics import Local, NudgedDynamics
 from eqprop.estimators.estimator import Estimate, Estimator, accumulate
 from eqprop.estimators.nudges import require_phases
 
-__all__ = ["HolomorphicEP", "circle"]
+__all__ = ["Holomorphic", "HolomorphicEP", "NotHolomorphicError", "circle", "require_holomorphic"]
 
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
+class NotHolomorphicError(ValueError):
+    """A model, or a cost, that is not holomorphic; the message says what of it."""
+
+
 def circle(beta: float, points: int) -> list[tuple[complex, float]]:
-    """β_k of half of the circle, and how many points of the whole each stands for: 1 or 2.
+    """β_k of half of the circle, and what share of the whole each stands for: 1/N or 2/N.
+
+    Those on the real axis are real numbers. N = 1 is β alone, N = 2 is ±β.
 
     Args:
-        beta: its radius, and the first of them. points: N, of the whole circle.
+        beta: its radius, and the first of them. points: N ≥ 1, of the whole circle.
     """
-    found: list[tuple[complex, float]] = []
-    for k in range(points // 2 + 1):
-        real = k == 0 or 2 * k == points
-        # A real one without the rounding of its angle.
-        at = (
-            complex(beta if k == 0 else -beta)
-            if real
-            else cmath.rect(beta, 2 * math.pi * k / points)
-        )
-        found.append((at, 1.0 if real else 2.0))
+    found: list[tuple[complex, float]] = [(beta, 1 / points)]
+    for k in range(1, points // 2 + 1):
+        # Without the rounding of its angle.
+        opposite = 2 * k == points
+        at = -beta if opposite else cmath.rect(beta, 2 * math.pi * k / points)
+        found.append((at, (1 if opposite else 2) / points))
     return found
 
 
@@ -92,6 +95,7 @@ class HolomorphicEP(Estimator):
     points: int = 4
     tolerance: float | None = None
     cost: Cost = field(default_factory=SquaredError)
+    dynamics: type[NudgedDynamics] | None = field(default=Local, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_phases(self)
@@ -111,84 +115,104 @@ class HolomorphicEP(Estimator):
 
         Raises:
             TypeError: numbers that have no complex ones beside them, such as halves.
-            ValueError: a model, or a cost, that is not holomorphic.
+            NotHolomorphicError: the model, or the cost.
             NonFiniteError: a state stopped being finite.
         """
-        _require_holomorphic(model)
+        require_holomorphic(model)
         drive = model.drive(x)
         free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance)
         gradients: dict[str, Tensor] = {}
         phases: list[Relaxation] = []
-        for beta, times in circle(self.beta / self.cost.largest_weight, self.points):
-            if beta.imag:
-                found = self._complex(model, x, target, free.state, drive, beta)
-            else:
-                found = self._real(model, x, target, free.state, drive, beta.real)
-            phases.append(found[0])
-            for name, gradient in found[1].items():
-                share = gradient * (times / self.points)
-                gradients[name] = gradients[name] + share if name in gradients else share
+        real, turned = Local(model, x, free.state), Holomorphic(model, x, free.state)
+        for beta, share in circle(self.beta / self.cost.largest_weight, self.points):
+            nudged = turned if beta.imag else real
+            phase = nudged.phase(drive, self.nudged_steps, Nudge(self.cost, target, beta, model))
+            # −β ℓ is in Φ_β: (1/β) ∂/∂θ of it is minus the gradient itself.
+            taught = nudged.teaching(free.state, phase.state, free.state, -1 / beta)
+            taught |= nudged.reading(self.cost, phase.state, target)
+            phases.append(phase)
+            for name, gradient in taught.items():
+                part = gradient * share
+                gradients[name] = gradients[name] + part if name in gradients else part
         accumulate(model, gradients)
         return Estimate(free, tuple(phases))
 
-    def _real(
-        self,
-        model: ConvergentModel,
-        x: Tensor,
-        target: Tensor,
-        free: State,
-        drive: Any,
-        beta: float,
-    ) -> tuple[Relaxation, dict[str, Tensor]]:
-        """The phase at a real point, and minus what it teaches."""
-        nudge = Nudge(self.cost, target, beta, model)
-        phase = nudged_phase(model, x, self.nudged_steps, nudge, free, drive=drive)
-        gradients = model.contrast_gradients(x, free, phase.state, free, -1 / beta)
-        # −β ℓ is in Φ_β: (1/β) ∂/∂θ of it is the gradient itself.
-        return phase, gradients | model.readout_gradients(self.cost, phase.state, target)
 
-    def _complex(
-        self,
-        model: ConvergentModel,
-        x: Tensor,
-        target: Tensor,
-        free: State,
-        drive: Any,
-        beta: complex,
-    ) -> tuple[Relaxation, dict[str, Tensor]]:
-        """The same at a complex one: the real part of what it teaches."""
+@final
+class Holomorphic(NudgedDynamics):
+    """The model's own transition and contrast, of complex states and at a complex β.
+
+    What it teaches is real: the mean over two conjugate β.
+
+    Raises:
+        TypeError: numbers that have no complex ones beside them, such as halves.
+    """
+
+    name = "holomorphic EP"
+
+    def __init__(self, model: ConvergentModel, x: Tensor, free: State) -> None:
         kind = _COMPLEX.get(free[-1].dtype)
         if kind is None:
             raise TypeError(
                 f"x: expected float32 or float64, as holomorphic EP has complex states, got "
                 f"{free[-1].dtype}"
             )
-        unit = Nudge(self.cost, target, 1.0, model)
-        parameters = {
-            name: p.detach().to(kind).requires_grad_(p.requires_grad)
-            for name, p in model.named_parameters()
+        self._kind = kind
+        self._parameters: dict[str, Tensor] = {}
+        super().__init__(model, x, self._states(free))
+
+    @contextmanager
+    def _complex(self) -> Iterator[None]:
+        """Within it the model has complex parameters, and what torch cannot compute is said."""
+        self._parameters = self._parameters or {
+            name: p.detach().to(self._kind).requires_grad_(p.requires_grad)
+            for name, p in self._model.named_parameters()
         }
-        start = tuple(layer.to(kind) for layer in free)
-        with _in_words(model, self.cost), standing_in(model, parameters):
-            phase = relax(
-                model,
-                x,
-                self.nudged_steps,
-                state=start,
-                drive=_cast(drive, kind),
-                nudge=lambda state: unit(state) * beta,
-                phase=f"nudged phase (beta {beta:.3g})",
-            )
-            with torch.enable_grad():
-                output = tuple(layer.detach() for layer in phase.state)
-                taught = -model.contrast(x.to(kind), start, output, start).mean() / beta
-                if model.has_readout:
-                    taught = taught + self.cost(model.prediction(output), target).mean()
-                learning = {name: p for name, p in parameters.items() if p.requires_grad}
-                found = torch.autograd.grad(
-                    taught.real, list(learning.values()), materialize_grads=True
-                )
-        return phase, {name: g.real for name, g in zip(learning, found, strict=True)}
+        with _in_words(self._model), standing_in(self._model, self._parameters):
+            yield
+
+    def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
+        with self._complex():
+            return self._model.step(_cast(drive, self._kind), self._states(state), force)
+
+    def pulling(self, nudge: Nudge) -> Callable[[State], Tensor]:
+        if not self._model.has_readout:
+            return nudge
+
+        def pull(state: State) -> Tensor:
+            with self._complex():
+                return nudge(self._states(state))
+
+        return pull
+
+    def teaching(
+        self,
+        before: State,
+        after: State,
+        anchor: State,
+        scale: complex = 1.0,
+        only: Container[str] | None = None,
+    ) -> dict[str, Tensor]:
+        x = self._x.to(self._kind)
+        with self._complex(), torch.enable_grad():
+            states = map(self._states, (before, after, anchor))
+            taught = self._model.contrast(x, *states).mean() * scale
+            return _real(parameter_gradients(self._model, (taught.real,), only=only))
+
+    def reading(self, cost: Cost, state: State, target: Tensor) -> dict[str, Tensor]:
+        with self._complex():
+            return _real(super().reading(cost, state, target))
+
+    def renew(self) -> None:
+        self._parameters = {}
+
+    def _states(self, state: State) -> State:
+        return tuple(layer.to(self._kind) for layer in state)
+
+
+def _real(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of ∂ Re f/∂θ, ∂ Re f/∂ Re θ."""
+    return {name: gradient.real.contiguous() for name, gradient in gradients.items()}
 
 
 def _cast(drive: Any, kind: torch.dtype) -> Any:
@@ -203,29 +227,33 @@ def _cast(drive: Any, kind: torch.dtype) -> Any:
 
 
 @contextmanager
-def _in_words(model: ConvergentModel, cost: Cost) -> Iterator[None]:
+def _in_words(model: ConvergentModel) -> Iterator[None]:
     """What torch cannot compute of complex numbers is not holomorphic, by its own words."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
         if "complex" not in str(error).lower():
             raise
-        raise ValueError(
-            f"holomorphic EP: expected a transition of {type(model).__name__} and a cost {cost!r} "
-            f"that are holomorphic, got an operation that is not: {str(error).splitlines()[0]}"
+        raise NotHolomorphicError(
+            f"holomorphic EP: expected a transition of {type(model).__name__} and a cost that are "
+            f"holomorphic, got an operation that is not: {str(error).splitlines()[0]}"
         ) from error
 
 
-def _require_holomorphic(model: ConvergentModel) -> None:
-    """Refuse a clip, and an activation whose slopes along both axes differ."""
+def require_holomorphic(model: ConvergentModel) -> None:
+    """Refuse a clip, and an activation whose slopes along both axes differ.
+
+    Raises:
+        NotHolomorphicError: the model has one.
+    """
     if model.clip is not None:
-        raise ValueError(
+        raise NotHolomorphicError(
             "holomorphic EP: expected states that are not clipped, got a clip of "
             f"[{model.clip[0]:g}, {model.clip[1]:g}]; leave it away (clip=None, --no-clip)"
         )
     for rho in (model.activation, getattr(model, "rho", None)):
         if isinstance(rho, Activation) and not _is_holomorphic(rho):
-            raise ValueError(
+            raise NotHolomorphicError(
                 "holomorphic EP: expected an activation that is a holomorphic function, such as "
                 f"scaled-sigmoid or tanh, got {rho.name}"
             )

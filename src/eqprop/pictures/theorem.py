@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from eqprop.analysis.agreement import Agreement, Comparison, Premise
 from eqprop.analysis.diagnosis import Cell, Diagnosis, Trace
+from eqprop.analysis.kind import beta_power
 from eqprop.pictures.style import COLOURS, MARKERS, for_logarithm, scientific, write_png
 
 __all__ = ["draw_error_against_beta", "draw_layers", "draw_process", "draw_processes", "draw_sweep"]
@@ -198,12 +199,12 @@ def draw_error_against_beta(diagnosis: Diagnosis, path: str | Path, title: str =
     axes.set_xscale("log")
     if points:
         axes.set_yscale("log")
-        order = 2 if diagnosis.conditions.nudging == "symmetric" else 1
+        order = diagnosis.conditions.points
         # Below the data, so that its slope can be told from theirs.
         anchor = 0.4 * min(e / b**order for b, e in points)
         theory = [anchor * b**order for b in curve.beta]
         if max(theory) > 1e-3 * min(e for _, e in points):
-            label = f"theory for exact models: ∝ β{'²' if order == 2 else ''}"
+            label = f"theory for exact models: ∝ {beta_power(order)}"
             axes.plot(curve.beta, theory, ":", color="0.45", label=label)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("β")

@@ -14,6 +14,7 @@ from .fields import whole as whole
 from .presets import PRESETS as PRESETS
 from .presets import Preset as Preset
 from .presets import preset as preset
+from .theorem import CIRCLE as CIRCLE
 from .theorem import SWEPT as SWEPT
 from .theorem import THEOREM_PRESETS as THEOREM_PRESETS
 from .theorem import TheoremPreset as TheoremPreset

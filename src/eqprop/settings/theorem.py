@@ -22,10 +22,14 @@ from eqprop.settings.experiment import Experiment
 from eqprop.settings.fields import Settings, device, different, number, setting, whole
 from eqprop.settings.presets import PRESETS
 
-__all__ = ["SWEPT", "THEOREM_PRESETS", "TheoremPreset", "TheoremSettings"]
+__all__ = ["CIRCLE", "SWEPT", "THEOREM_PRESETS", "TheoremPreset", "TheoremSettings"]
 
 SWEPT = ("beta", "free_steps", "nudged_steps")
 """What can be swept: the settings that an experimenter chooses by the theorem."""
+
+
+CIRCLE = "holomorphic-ep"
+"""The estimator that has many points on the circle of β."""
 
 
 def _sized(value: float) -> bool:
@@ -69,6 +73,11 @@ class TheoremSettings(Settings):
     nudging: Literal["one-sided", "symmetric"] = setting(
         "one-sided", "β as given, or the mean of the processes of +β and −β"
     )
+    points: int = setting(
+        4,
+        "N, points of the circle of β (holomorphic-ep alone): the error is O(β^N)",
+        allowed=whole(2, 1024),
+    )
     eta: tuple[float, ...] = setting(
         (),
         "η, learning rates of continual updates to set beside η = 0, each for all layers",
@@ -86,7 +95,7 @@ class TheoremSettings(Settings):
             lambda b: b > 0 and _sized(b),
             lambda count: count != 1,
         ),
-        shown="1e-5 to 1e-2, a decade apart; symmetric: 1e-4 to 1e-1",
+        shown="1e-5 to 1e-2, a decade apart; symmetric: 1e-4 to 1e-1; holomorphic-ep: 0.01 to 0.3",
     )
     batches: int = setting(1, "mini-batches to average over", allowed=whole(1))
     batch_size: int = setting(20, "samples in a mini-batch", allowed=whole(1))
@@ -102,6 +111,12 @@ class TheoremSettings(Settings):
             self.nudged_steps <= self.free_steps,
             f"at most free_steps = {self.free_steps}, as BPTT goes through the last of them",
         )
+        self.require(
+            "eta",
+            not self.eta or self.estimator != CIRCLE,
+            f"none with estimator = {CIRCLE}, as continual updates of complex β would make the "
+            "parameters complex",
+        )
 
     @property
     def looked_for(self) -> int:
@@ -109,11 +124,18 @@ class TheoremSettings(Settings):
         return self.most_steps or 3 * self.free_steps
 
     @property
+    def nudges(self) -> Literal["one-sided", "symmetric"] | int:
+        """Of which β the processes are averaged: N of a circle, or as ``nudging`` has it."""
+        return self.points if self.estimator == CIRCLE else self.nudging
+
+    @property
     def curve(self) -> tuple[float, ...]:
         """The β of the figure of error against β, in ascending order."""
         if self.betas:
             return tuple(sorted(self.betas))
-        # Where the error is O(β²), the smallest β would show nothing but rounding.
+        # Where the error is O(β²), or O(β^N), the smallest β would show nothing but rounding.
+        if self.estimator == CIRCLE:
+            return (0.01, 0.03, 0.1, 0.3)
         return (1e-4, 1e-3, 1e-2, 1e-1) if self.nudging == "symmetric" else (1e-5, 1e-4, 1e-3, 1e-2)
 
     @classmethod
@@ -125,6 +147,7 @@ class TheoremSettings(Settings):
             estimator=experiment.estimator,
             beta=experiment.beta,
             nudging="symmetric" if experiment.nudging == "symmetric" else "one-sided",
+            points=experiment.points,
             batch_size=experiment.batch_size,
             seed=experiment.seed,
             device=experiment.device,
