@@ -191,7 +191,8 @@ def obvious(found: ConvergentModel) -> ConvergentModel:
 
     patch("contrast_gradients", ConvergentModel.contrast_gradients)
     patch("learning_rule", ConvergentModel.learning_rule)
-    object.__setattr__(found, "defer", lambda *_: None)
+    for written in ("defer", "jacobian"):
+        object.__setattr__(found, written, lambda *_: None)
     phi = getattr(found, "phi", None)
     if phi is not None and not getattr(found, "weight_angles", ()) and not _in_turn(found):
         patch("drive", ConvergentModel.drive)

@@ -21,6 +21,7 @@ from .fitting import require_unchanging as require_unchanging
 from .linearised import Linearised as Linearised
 from .models import ConvergentModel as ConvergentModel
 from .models import EnergyModel as EnergyModel
+from .models import Jacobian as Jacobian
 from .models import LearningRule as LearningRule
 from .models import PrimitiveModel as PrimitiveModel
 from .models import State as State

@@ -25,6 +25,7 @@ from eqprop.core.derivative import derivative
 from eqprop.registries import ACTIVATIONS
 
 __all__ = [
+    "BUILT_IN",
     "HALF_HARD_SIGMOID",
     "HARD_SIGMOID",
     "SCALED_SIGMOID",
@@ -119,6 +120,9 @@ HALF_HARD_SIGMOID = Activation(
     "half-hard-sigmoid", _half_hard_sigmoid, _half_hard_sigmoid_derivative
 )
 TANH = Activation("tanh", torch.tanh, _tanh_derivative)
+
+BUILT_IN = (SCALED_SIGMOID, HARD_SIGMOID, HALF_HARD_SIGMOID, TANH)
+"""Those whose derivatives are tested."""
 
 Rho = str | Activation | Callable[[Tensor], Tensor]
 """How ρ may be given: a name, an :class:`Activation`, or a callable of your own."""

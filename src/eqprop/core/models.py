@@ -44,7 +44,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ from eqprop.core.sizes import described, require_number, require_whole
 __all__ = [
     "ConvergentModel",
     "EnergyModel",
+    "Jacobian",
     "LearningRule",
     "NudgePlace",
     "PrimitiveModel",
@@ -81,6 +82,23 @@ _HALVES = {torch.bfloat16, torch.float16}
 
 LearningRule = Callable[[State, State, State, float], None]
 """learn(before, after, anchor, scale), see :meth:`ConvergentModel.learning_rule`."""
+
+
+class Jacobian(Protocol):
+    """J at a state, and F there."""
+
+    @property
+    def after(self) -> State:
+        """F(state)."""
+        ...
+
+    def times(self, v: State, /) -> State:
+        """J v."""
+        ...
+
+    def transposed(self, v: State, /) -> State:
+        """Jᵀ v."""
+        ...
 
 
 class ConvergentModel(nn.Module, ABC):
@@ -331,6 +349,11 @@ class ConvergentModel(nn.Module, ABC):
     @abstractmethod
     def field(self, drive: Any, state: State) -> State:
         """f(x, s, θ), one tensor per layer; ``drive`` is what :meth:`drive` returned."""
+
+    def jacobian(self, drive: Any, state: State) -> Jacobian | None:
+        """J = ∂F/∂s of the step at this state, where its products are written out; of most models
+        autograd finds them, see :mod:`eqprop.core.linearised`."""
+        return None
 
     @abstractmethod
     def contrast(self, x: Tensor, before: State, after: State, anchor: State) -> Tensor:

@@ -19,8 +19,8 @@ out. The nudge is added to the transition as a whole, outside of activation and 
 the model itself is nudged, as ∂ℓ/∂s enters the gradient by no slope. So layers may also move in
 turn: F is then a whole turn, and J its Jacobian.
 
-J and Jᵀ are products with vectors, see :mod:`eqprop.core.linearised`: a nudged step costs one
-transition and two or three backward passes through one.
+J and Jᵀ are products with vectors, see :mod:`eqprop.core.linearised`: a nudged step costs three
+transitions, or where autograd has to find them about five.
 
 Source: https://arxiv.org/abs/2602.03670.
 """

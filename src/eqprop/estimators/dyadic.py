@@ -73,7 +73,7 @@ class _Pair:
     def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
         around = Linearised(self._model, drive, state[: self._layers])
         down = around.transposed(state[self._layers :])
-        return (*(m.detach() for m in around.after), *pulled(self._model, down, force))
+        return (*around.reached, *pulled(self._model, down, force))
 
     def drive(self, x: Tensor) -> Any:
         return self._model.drive(x)

@@ -95,7 +95,7 @@ class RecurrentBackprop(Estimator):
         around: Linearised,
         target: Tensor,
     ) -> State:
-        """λ = Jᵀ λ + ∂L/∂s, from one graph of one transition."""
+        """λ = Jᵀ λ + ∂L/∂s, J that of one transition."""
         gradient = cost_gradient(self.cost, model.prediction(free.state), target) / len(target)
         pulls = model.forces_on_layers(model.pull_back(free.state, gradient))
         source = tuple(pulls.get(i, torch.zeros_like(layer)) for i, layer in enumerate(free.state))

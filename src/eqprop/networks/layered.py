@@ -52,9 +52,9 @@ https://arxiv.org/abs/2005.04168.
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -76,13 +76,27 @@ from eqprop.networks.connections.consistency import require_consistent
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.graph import Edges, graph_of
 
-__all__ = ["LayeredNetwork", "Updates"]
+__all__ = ["LayeredNetwork", "Moves", "Updates"]
 
 Updates = Literal["synchronous", "alternating"]
 """All layers at once, as published, or those of even and of odd number in turn."""
 
 _DETOURS = {"upward", "parametrizations"}
 """What stands in the name of a parameter without saying more of what it is."""
+
+
+class Moves(NamedTuple):
+    """Layers that move at once, by number.
+
+    Attributes:
+        after: where to.
+        a: ∂F/∂s; none where F depends on s by c alone.
+        b: ∂F/∂c.
+    """
+
+    after: Mapping[int, Tensor]
+    a: Mapping[int, Tensor | None]
+    b: Mapping[int, Tensor]
 
 
 class LayeredNetwork(ConvergentModel):
@@ -225,6 +239,23 @@ class LayeredNetwork(ConvergentModel):
         """(∂r/∂s)ᵀ moved, at the state s of a layer; by autograd, unless written out."""
         return derivative(self.rate, (s,), moved)[0]
 
+    def moves(self, layers: Sequence[Tensor], currents: Mapping[int, Tensor]) -> Moves:
+        """Where layers with these currents move to, and by what slopes: all from one backward pass
+        through single units, unless written out."""
+        with torch.enable_grad():
+            at = [layers[layer].detach().requires_grad_() for layer in currents]
+            into = [current.detach().requires_grad_() for current in currents.values()]
+            after = [
+                self.move(layer, s, self.layer_field(s, self.rate(s), current), None)
+                for layer, s, current in zip(currents, at, into, strict=True)
+            ]
+            ones = [torch.ones_like(s) for s in after]
+            found = torch.autograd.grad(after, [*at, *into], ones, allow_unused=True)
+        a, b = found[: len(at)], found[len(at) :]
+        moved = [s.detach() for s in after]
+        b = [torch.zeros_like(s) if by is None else by for s, by in zip(moved, b, strict=True)]
+        return Moves(*(dict(zip(currents, of, strict=True)) for of in (moved, a, b)))
+
     @property
     def weight_angles(self) -> tuple[float, ...]:
         """Ψ of every untied connection in degrees, input side first."""
@@ -305,7 +336,7 @@ class LayeredNetwork(ConvergentModel):
             return next(iter(brought.values()))
         return torch.cat([brought[layer].flatten(1) for layer in sorted(brought)], 1)
 
-    def _driven(self, drive: Tensor) -> dict[int, Tensor]:
+    def driven(self, drive: Tensor) -> dict[int, Tensor]:
         """By layer what inputs bring to it."""
         layers = self.graph.driven_layers
         if len(layers) == 1:
@@ -349,7 +380,7 @@ class LayeredNetwork(ConvergentModel):
     def field(self, drive: Tensor, state: State) -> State:
         """∂Φ/∂s, one tensor per layer."""
         rates = [self.rate(layer) for layer in state]
-        chain, currents = self.chain, self._driven(drive)
+        chain, currents = self.chain, self.driven(drive)
         for i, (lower, upper) in enumerate(self.graph.ends):
             if lower < 0:
                 continue
@@ -365,27 +396,47 @@ class LayeredNetwork(ConvergentModel):
         """One transition; with alternating updates, of one class of layers after the other."""
         if not self.in_turn:
             return super().step(drive, state, force)
-        graph, chain, layers = self.graph, self.chain, list(state)
-        driven, forces = self._driven(drive), self.forces_on_layers(force)
+        graph, layers = self.graph, list(state)
+        driven, forces = self.driven(drive), self.forces_on_layers(force)
         rates = [self.rate(layer) for layer in state]
-        # What a connection finds of its lower layer holds until that moves, once in a step.
         known: dict[int, Trace] = {}
         for members in graph.classes:
-            for layer in members:
-                current = driven.get(layer)
-                for i, lower in graph.below[layer]:
-                    received, known[i] = chain[i].up(rates[lower])
-                    current = received if current is None else current + received
-                for i, upper in graph.above[layer]:
-                    trace = known[i] if i in known else chain[i].trace(rates[layer])
-                    current = chain[i].down(rates[upper], trace, onto=current)
-                assert current is not None
+            for layer, current in self.currents(members, driven, rates, known):
                 field = self.layer_field(layers[layer], rates[layer], current)
                 layers[layer] = self.move(layer, layers[layer], field, forces.get(layer))
             if members is not graph.classes[-1]:
                 for layer in members:
                     rates[layer] = self.rate(layers[layer])
         return tuple(layers)
+
+    def currents(
+        self,
+        members: Iterable[int],
+        driven: Mapping[int, Tensor],
+        rates: Sequence[Tensor],
+        known: dict[int, Trace],
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Layers that move at once, and the current into each.
+
+        Args:
+            members: which.
+            driven: what inputs bring, see :meth:`driven`.
+            rates: what every layer sends.
+            known: what connections have found of their lower layer, which holds until that moves,
+                once in a step; it receives what is found of them here.
+        """
+        graph, chain = self.graph, self.chain
+        for layer in members:
+            current = driven.get(layer)
+            for i, lower in graph.below[layer]:
+                received, known[i] = chain[i].up(rates[lower])
+                current = received if current is None else current + received
+            for i, upper in graph.above[layer]:
+                if i not in known:
+                    known[i] = chain[i].trace(rates[layer])
+                current = chain[i].down(rates[upper], known[i], onto=current)
+            assert current is not None
+            yield layer, current
 
     def contrast_gradients(
         self,

@@ -1,13 +1,15 @@
 r"""Prototypical networks: discrete time, fast, approximate."""
 
+from collections.abc import Mapping, Sequence
 from typing import final
 
 from torch import Tensor, nn
 
-from eqprop.core.activations import Rho
+from eqprop.core.activations import BUILT_IN, Rho
 from eqprop.core.models import NudgePlace, State
 from eqprop.networks.graph import Edges
-from eqprop.networks.layered import LayeredNetwork, Updates
+from eqprop.networks.jacobian import LayeredJacobian
+from eqprop.networks.layered import LayeredNetwork, Moves, Updates
 
 __all__ = ["PrototypicalNetwork"]
 
@@ -51,6 +53,20 @@ class PrototypicalNetwork(LayeredNetwork):
     def phi(self, x: Tensor, state: State) -> Tensor:
         """Φ = Σ_l sˡ⁺¹ · up_l(sˡ)."""
         return self.coupling(x, state)
+
+    def jacobian(self, drive: Tensor, state: State) -> LayeredJacobian | None:
+        # What something is added to, such as noise, may depend on more than single units.
+        return LayeredJacobian.of(self, drive, state) if type(self) is PrototypicalNetwork else None
+
+    def moves(self, layers: Sequence[Tensor], currents: Mapping[int, Tensor]) -> Moves:
+        """ρ(c), by the slope ρ′(c)."""
+        rho = self.activation
+        if rho not in BUILT_IN:
+            # Nobody has tried whether its derivative is one.
+            return super().moves(layers, currents)
+        after = {layer: rho(current) for layer, current in currents.items()}
+        slopes = {layer: rho.derivative(currents[layer], s) for layer, s in after.items()}
+        return Moves(after, dict.fromkeys(after), slopes)
 
     def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
         """∂Φ/∂s is the current."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from eqprop.core.activations import Rho, as_activation
 from eqprop.core.models import State, half_square_norm
 from eqprop.networks.graph import Edges
+from eqprop.networks.jacobian import LayeredJacobian
 from eqprop.networks.layered import LayeredNetwork, Updates
 
 __all__ = ["RealTimeNetwork"]
@@ -88,6 +89,10 @@ class RealTimeNetwork(LayeredNetwork):
     def phi(self, x: Tensor, state: State) -> Tensor:
         """Φ = ½‖s‖² − ε E."""
         return half_square_norm(state) - self.epsilon * self.energy(x, state)
+
+    def jacobian(self, drive: Tensor, state: State) -> LayeredJacobian | None:
+        # What something is added to, such as noise, may depend on more than single units.
+        return LayeredJacobian.of(self, drive, state) if type(self) is RealTimeNetwork else None
 
     def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
         """∂Φ/∂s = (1 − ε) s + ε ρ′(s) ⊙ current."""

@@ -40,7 +40,7 @@ https://arxiv.org/abs/2005.04168.
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, NoReturn, final
 
 import torch
@@ -60,6 +60,7 @@ __all__ = [
     "ExplicitConnection",
     "TiedConnection",
     "Trace",
+    "Ways",
     "parameter_of",
     "product",
 ]
@@ -151,6 +152,10 @@ class Connection(nn.Module, ABC):
 
         ``trace`` is what :meth:`up` found for the present state of the lower layer.
         """
+
+    def ways(self) -> "Ways | None":
+        """Both ways as products with weights; none where they are no such."""
+        return None
 
     @abstractmethod
     def contrast(self, change: Change) -> Tensor:
@@ -288,6 +293,21 @@ class ExplicitConnection(TiedConnection):
     def down(self, upper: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
         return self.transposed(parameter_of(self, "weight"), upper, trace, onto)
 
+    @final
+    def ways(self) -> "Ways":
+        weight = parameter_of(self, "weight").detach()
+        return Ways(self, weight, weight)
+
+    def raised(
+        self, weight: Tensor, lower: Tensor, trace: Trace, onto: Tensor | None = None
+    ) -> Tensor:
+        """The way up by another weight of the same shape, without a bias: the transpose of
+        :meth:`transposed`."""
+        upper = lower.new_zeros((len(lower), *self.upper_shape))
+        fall = partial(self.transposed, weight, trace=trace)
+        (received,) = derivative(fall, (upper,), lower)
+        return received if onto is None else onto + received
+
     @abstractmethod
     def transposed(
         self, weight: Tensor, upper: Tensor, trace: Trace, onto: Tensor | None = None
@@ -300,6 +320,35 @@ class ExplicitConnection(TiedConnection):
     @abstractmethod
     def down_gradient(self, lower: Tensor, upper: Tensor, trace: Trace) -> Tensor:
         """∂/∂weight of the batch sum of ⟨transposed(weight, upper, trace), lower⟩."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Ways:
+    """Both ways of a connection near a state of its lower layer, and their transposes: linear.
+
+    Attributes:
+        through: whose products they are.
+        weight: that of the way up.
+        backward_weight: that of the way down.
+    """
+
+    through: ExplicitConnection
+    weight: Tensor
+    backward_weight: Tensor
+
+    def up(self, lower: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
+        """∂up/∂l · lower, added to ``onto``; the others likewise."""
+        return self.through.raised(self.weight, lower, trace, onto)
+
+    def down(self, upper: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
+        return self.through.transposed(self.backward_weight, upper, trace, onto)
+
+    def up_transposed(self, upper: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
+        return self.through.transposed(self.weight, upper, trace, onto)
+
+    def down_transposed(self, lower: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
+        return self.through.raised(self.backward_weight, lower, trace, onto)
 
 
 def parameter_of(connection: nn.Module, name: str) -> Tensor:

@@ -134,6 +134,20 @@ class ConvPool(ExplicitConnection):
         # In place, as this tensor is new and no backward pass needs its values.
         return received if onto is None else received.add_(onto)
 
+    def raised(
+        self, weight: Tensor, lower: Tensor, trace: Switches, onto: Tensor | None = None
+    ) -> Tensor:
+        image = F.conv2d(_channels_last(lower), weight, None, self.stride, self.padding)
+        received = image
+        if trace is not None:
+            # Of each window the pixel that was the largest, whatever its value is here.
+            rows = _pixel_rows(image).gather(1, _pixel_rows(trace))
+            height, width = self.upper_shape[1:]
+            received = rows.view(len(rows), height, width, -1).permute(0, 3, 1, 2)
+        elif self.pool > 1:
+            received = _by_parts(partial(F.avg_pool2d, kernel_size=self.pool), image)
+        return received if onto is None else onto + received
+
     def _unpooled(self, upper: Tensor, switches: Switches) -> Tensor:
         """P⁻¹(u), (B, …conv_shape)."""
         if self.pool == 1:

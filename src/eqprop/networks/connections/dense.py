@@ -55,6 +55,12 @@ class Dense(ExplicitConnection):
         received = (upper @ weight).unflatten(1, self.lower_shape)
         return received if onto is None else onto + received
 
+    def raised(
+        self, weight: Tensor, lower: Tensor, trace: Trace, onto: Tensor | None = None
+    ) -> Tensor:
+        flat = lower if lower.dim() == 2 else lower.flatten(1)
+        return flat @ weight.t() if onto is None else torch.addmm(onto, flat, weight.t())
+
     def contrast_gradients(self, change: Change, scale: float = 1.0) -> dict[str, Tensor]:
         upper, lower, moved = self._factors(change, scale)
         return {"weight": upper.t() @ lower, "bias": moved.sum(0)}

@@ -20,6 +20,7 @@ Source: feedback scaling: https://arxiv.org/abs/2508.11659.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -27,7 +28,14 @@ from torch import Tensor
 
 from eqprop.core.sizes import require_number
 from eqprop.networks.connections.chains import require_chain
-from eqprop.networks.connections.connection import Change, Connection, TiedConnection, Trace
+from eqprop.networks.connections.connection import (
+    Change,
+    Connection,
+    ExplicitConnection,
+    TiedConnection,
+    Trace,
+    Ways,
+)
 
 __all__ = ["Feedback", "feedback"]
 
@@ -93,6 +101,11 @@ class Feedback(Connection):
         if self.keeps_phi:
             return self.upward.down(upper * self.scale, trace, onto)
         return self.upward.transposed(self.backward_weight, upper, trace, onto)
+
+    def ways(self) -> Ways | None:
+        if not isinstance(self.upward, ExplicitConnection):
+            return None
+        return replace(self.upward.ways(), backward_weight=self.backward_weight.detach())
 
     def contrast(self, change: Change) -> Tensor:
         """The share of coupling(after) − coupling(before)."""

@@ -1,6 +1,7 @@
 """Up by one weight, down by another."""
 
 import math
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -14,6 +15,7 @@ from eqprop.networks.connections.connection import (
     ExplicitConnection,
     TiedConnection,
     Trace,
+    Ways,
     product,
 )
 
@@ -75,6 +77,11 @@ class Untied(Connection):
 
     def down(self, upper: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
         return self.upward.transposed(self.backward_weight, upper, trace, onto)
+
+    def ways(self) -> Ways | None:
+        if not isinstance(self.upward, ExplicitConnection):
+            return None
+        return replace(self.upward.ways(), backward_weight=self.backward_weight.detach())
 
     def contrast(self, change: Change) -> Tensor:
         """⟨up(l), m_u⟩ + ⟨down(u), m_l⟩."""
