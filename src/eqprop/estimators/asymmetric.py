@@ -104,12 +104,13 @@ class AsymEP(Estimator):
         Raises:
             NonFiniteError: a state stopped being finite.
         """
-        drive = model.drive(x)
+        with torch.enable_grad():
+            drive = model.drive(x)
         signed = betas(self.beta, self.nudging, self.cost, generator)
         nudges = [Nudge(self.cost, target, beta, model) for beta in signed]
         ahead = None if self.nudging == "symmetric" else nudges[0]
         free = relax(model, x, self.free_steps, drive=drive, tolerance=self.tolerance, ahead=ahead)
-        corrected = Asymmetric(model, x, free.state)
+        corrected = Asymmetric(model, x, free.state, drive)
         nudged = [corrected.phase(drive, self.nudged_steps, nudge) for nudge in nudges]
         points = [(0.0, free.state)]
         points += [(beta, phase.state) for beta, phase in zip(signed, nudged, strict=True)]

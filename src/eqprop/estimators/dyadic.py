@@ -133,17 +133,19 @@ class DyadicEP(Estimator):
         """
         nudge = Nudge(self.cost, target, 1.0, model)
         pair, layers = _Pair(model), len(model.shapes)
+        with torch.enable_grad():
+            drive = model.drive(x)
         found = relax(
             pair,
             x,
             self.free_steps,
-            drive=model.drive(x),
+            drive=drive,
             nudge=lambda state: nudge(state[:layers]),
             tolerance=self.tolerance,
         )
         m, d = found.state[:layers], found.state[layers:]
         there = tuple(a + b for a, b in zip(m, d, strict=True))
-        gradients = Adjoint(model, x, m).teaching(m, there, m, -1.0)
+        gradients = Adjoint(model, x, m, drive).teaching(m, there, m, -1.0)
         points = [(0.0, m), (1.0, m)]
         accumulate(model, gradients | readout_gradients(model, self.cost, points, target))
         return Estimate(Relaxation(m, found.steps, found.moved, found.limit))

@@ -144,11 +144,15 @@ class Local(NudgedDynamics):
 
 
 class AroundRest(NudgedDynamics):
-    """Dynamics that look at F by its linearisation at s_*, and teach by (∂F/∂θ(s_*))ᵀ."""
+    """Dynamics that look at F by its linearisation at s_*, and teach by (∂F/∂θ(s_*))ᵀ.
 
-    def __init__(self, model: ConvergentModel, x: Tensor, free: State) -> None:
+    Args:
+        drive: ``model.drive(x)`` where the caller has it, made where gradients are enabled.
+    """
+
+    def __init__(self, model: ConvergentModel, x: Tensor, free: State, drive: Any = None) -> None:
         super().__init__(model, x, free)
-        self._drive: Any = None
+        self._drive = drive
         self._around: Linearised | None = None
 
     @final

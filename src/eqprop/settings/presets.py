@@ -84,6 +84,7 @@ _CONV: dict[str, Any] = {"channels": (32, 64), "activation": "hard-sigmoid"}
 _FEW_STEPS: dict[str, Any] = {"updates": "alternating", "optimizer": "adam", "schedule": "cosine"}
 _FAST: dict[str, Any] = {**_FEW_STEPS, "nudging": "symmetric", "shift": 1, "batch_size": 100}
 _C_FAST: dict[str, Any] = {"updates": "alternating", "schedule": "cosine", "shift": 1}
+_2H_FAST = _published(2, 30, 10, 0.2, (0.002, 0.001, 0.001), 10, **_FAST, tolerance=0.03)
 _DIGITS_C: dict[str, Any] = {**_C_EP, "nudging": "random-sign", "learning_rates": (0.05, 0.025)}
 _DIGITS_EB: dict[str, Any] = {
     "network": "real-time",
@@ -179,7 +180,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "p-2h-fast": Preset(
         "p-2h by our own recipe",
-        _published(2, 30, 10, 0.2, (0.002, 0.001, 0.001), 10, **_FAST, tolerance=0.03),
+        _2H_FAST,
     ),
     "p-3h-fast": Preset(
         "p-3h by our own recipe",
@@ -212,6 +213,18 @@ PRESETS: dict[str, Preset] = {
         _published(2, 15, 4, -1.0, (0.1, 0.02, 0.002), 40, **_C_EP, **_C_FAST, weight_angle=0.0)
         # Moved images would be more than it learns.
         .override({"shift": 0, "backward_rate": 0.1}),
+    ),
+    "asym-ep-2h": Preset(
+        "opposite weights, two hidden layers, AsymEP",
+        _2H_FAST.override({"weight_angle": 180.0, "estimator": "asym-ep"}),
+    ),
+    "dyadic-2h": Preset(
+        "opposite weights, two hidden layers, dyadic EP",
+        _2H_FAST.override({"weight_angle": 180.0, "estimator": "dyadic-ep"}),
+    ),
+    "holo-1h": Preset(
+        "p-1h by holomorphic EP, in a strong nudge",
+        _published(1, 8, 4, 0.5, (0.002, 0.001), 12, **_FAST, estimator="holomorphic-ep"),
     ),
     "cifar-10": Preset(
         "CIFAR-10, four convolutions; the recipe of 2006.03824 with a softmax readout, for a GPU",
