@@ -220,7 +220,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "dyadic-2h": Preset(
         "opposite weights, two hidden layers, dyadic EP",
-        _2H_FAST.override({"weight_angle": 180.0, "estimator": "dyadic-ep"}),
+        # A difference that is small is not one that rests: the tolerance would end it too early.
+        _2H_FAST.override({"weight_angle": 180.0, "estimator": "dyadic-ep", "tolerance": None}),
     ),
     "holo-1h": Preset(
         "p-1h by holomorphic EP, in a strong nudge",
