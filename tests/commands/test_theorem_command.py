@@ -152,6 +152,8 @@ def test_a_run_is_compared_by_what_it_learns_by(
     assert metrics["estimator"] == compared
     said = capsys.readouterr().out
     assert (f"compared is EP; the run learns by {learns}" in said) is (learns == "bptt")
+    run(tmp_path / "ep", "theorem", str(tmp_path / "run"), "--estimator", "ep")
+    assert f"compared is EP; the run learns by {learns}" in capsys.readouterr().out
 
 
 # What it writes

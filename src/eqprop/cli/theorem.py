@@ -161,7 +161,11 @@ def run(options: argparse.Namespace) -> int:
     if taken:
         print(taken)
     learns = "ep" if experiment is None else experiment.estimator
-    if options.of not in THEOREM_PRESETS and runs.nudged_dynamics(learns) is not dynamics:
+    # That of holomorphic EP has EP's own dynamics.
+    circles = (learns == CIRCLE) is (settings.estimator == CIRCLE)
+    if options.of not in THEOREM_PRESETS and not (
+        circles and runs.nudged_dynamics(learns) is dynamics
+    ):
         print(f"compared is {diagnosis.by}; the run learns by {learns}")
     many = f"{core.counted(settings.batches, 'mini-batch')} of {settings.batch_size}"
     print(f"{title}, {many}, float64")
