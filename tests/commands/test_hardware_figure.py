@@ -59,6 +59,15 @@ def test_every_rule_learns_on_the_ideal_device_and_on_one_fault_at_a_time() -> N
     assert {(run.experiment.epochs, run.experiment.seed) for run in quick} == {(2, 0)}
 
 
+def test_on_mnist_c_ep_has_the_published_rates_in_proportion_to_beta() -> None:
+    runs = HARDWARE.runs(HardwareSettings(dataset="mnist", rules=("c-ep",)))
+    published = PRESETS["c-ep-1h"].experiment
+    for run in runs:
+        rates = zip(run.experiment.learning_rates, published.learning_rates, strict=True)
+        for here, there in rates:
+            assert here / run.experiment.beta == pytest.approx(there / published.beta)
+
+
 def test_runs_of_a_seed_differ_in_the_fault_and_what_estimates_alone() -> None:
     settings = HardwareSettings(seeds=(3,), faults=("noise",), rules=("symmetric",))
     ideal, *noisy = HARDWARE.runs(settings)

@@ -62,9 +62,10 @@ def circle(beta: float, points: int) -> list[tuple[complex, float]]:
     """
     found: list[tuple[complex, float]] = [(beta, 1 / points)]
     for k in range(1, points // 2 + 1):
-        # Without the rounding of its angle.
         opposite = 2 * k == points
-        at = -beta if opposite else cmath.rect(beta, 2 * math.pi * k / points)
+        at = cmath.rect(beta, 2 * math.pi * k / points)
+        # On an axis without the rounding of its angle.
+        at = -beta if opposite else complex(0, beta) if 4 * k == points else at
         found.append((at, (1 if opposite else 2) / points))
     return found
 
