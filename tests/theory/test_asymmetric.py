@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import eqprop
 from eqprop.analysis.processes import bptt_process
 from eqprop.core.linearised import Linearised
-from eqprop.core.models import ConvergentModel
+from eqprop.core.models import ConvergentModel, parameter_gradients
 from eqprop.core.nudging import Nudge
 from eqprop.core.stepping import transitions
 from eqprop.estimators.asymmetric import AsymEP, Asymmetric
@@ -108,6 +108,35 @@ def test_products_with_the_jacobian_are_those_with_the_matrix(name: str) -> None
         for _ in range(2):  # The graph is there for more than one.
             found = torch.cat(product(tuple(v.split(sizes, 1))), 1)
             torch.testing.assert_close(found[0], matrix @ v[0])
+
+
+@both
+def test_of_a_free_phase_cut_short_it_follows_the_linearisation_at_its_end(
+    nudging: Nudging,
+) -> None:
+    """Else what is left of the free phase would lead it out of where the Jacobian holds."""
+    model, x, y = made("real time, 90°")
+    short, steps = 4, 12
+    with torch.enable_grad():
+        drive = model.drive(x)
+    free = eqprop.relax(model, x, short).state
+    around = Linearised(model, drive, free)
+    (error,) = torch.autograd.grad(
+        eqprop.SquaredError()(leaf := free[-1].detach().requires_grad_(), y).sum(), leaf
+    )
+    source = (*(torch.zeros_like(layer) for layer in free[:-1]), error)
+    down = total = source
+    for _ in range(steps - 1):
+        down = around.transposed(down)
+        total = tuple(a + b for a, b in zip(total, down, strict=True))
+    shares = tuple(layer / len(x) for layer in total)
+    wanted = parameter_gradients(model, around.after, shares)
+    want = torch.cat([wanted[name].flatten() for name, _ in model.named_parameters()])
+    errors = []
+    for beta in BETAS:
+        found = gradient(model, x, y, AsymEP(short, steps, beta, nudging))
+        errors.append(((found - want).norm() / want.norm()).item())
+    assert slopes(errors) == pytest.approx([1 if nudging == "one-sided" else 2] * 2, abs=0.1)
 
 
 def test_convolutions_pooling_and_a_readout_follow_the_gradient_too() -> None:

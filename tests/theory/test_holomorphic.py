@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import eqprop
 from eqprop.analysis.agreement import compare
 from eqprop.analysis.processes import bptt_process, ep_process, points_of
+from eqprop.core.activations import as_activation
 from eqprop.core.costs import CrossEntropy, SquaredError
 from eqprop.core.derivative import derivative
 from eqprop.core.models import ConvergentModel
@@ -145,6 +146,18 @@ def test_a_circle_of_what_cannot_be_is_refused(
 
 
 # Where it is of use
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("name", ["scaled-sigmoid", "tanh"])
+def test_a_unit_that_is_far_from_its_threshold_is_a_number(name: str, dtype: torch.dtype) -> None:
+    """Units of trained networks are: their currents are tens."""
+    rho = as_activation(name)
+    at = torch.tensor([-1000.0, -100.0, -30.0, -1.0, 0.5, 2.0, 30.0, 1000.0]).to(dtype)
+    torch.testing.assert_close(rho(at).real, rho(at.real))
+    assert rho(at + 0.1j).isfinite().all()
+    one = torch.tensor([0.2 + 0.1j], dtype=dtype)
+    assert torch.allclose(rho(one), torch.sigmoid(4 * one - 2) if "sig" in name else one.tanh())
 
 
 def test_at_three_times_the_beta_it_is_nearer_than_symmetric_nudging() -> None:

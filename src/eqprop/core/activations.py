@@ -75,6 +75,9 @@ _MINUS_TWO = torch.tensor(-2.0)
 
 
 def _scaled_sigmoid(s: Tensor) -> Tensor:
+    if s.is_complex():
+        # torch's own sigmoid of a complex number below −89 is not a number: exp(89) overflows.
+        return 0.5 + 0.5 * torch.tanh(2 * s - 1)
     # −2 + 4s in one kernel, and the rest in place: a good part of a step's time goes into these
     # element-wise passes.
     return torch.add(_MINUS_TWO, s, alpha=4).sigmoid_()

@@ -19,6 +19,11 @@ out. The nudge is added to the transition as a whole, outside of activation and 
 the model itself is nudged, as ∂ℓ/∂s enters the gradient by no slope. So layers may also move in
 turn: F is then a whole turn, and J its Jacobian.
 
+A free phase that has been cut short, or has ended at a tolerance, leaves F(s_*) a little off s_*.
+From there a network would drift on, out of the neighbourhood where J is its Jacobian: unlike EP,
+which looks at the network where it is, AsymEP was then 45° off the gradient where a sample was said
+to rest at 0.03. So F(s_*) − s_*, which is 0 at rest, is taken off every step.
+
 J and Jᵀ are products with vectors, see :mod:`eqprop.core.linearised`: a nudged step costs three
 transitions, or where autograd has to find them about five.
 
@@ -44,16 +49,17 @@ __all__ = ["AsymEP", "Asymmetric"]
 
 @final
 class Asymmetric(AroundRest):
-    """The transition F(s) − (J − Jᵀ)(s − s_*) + ε · force."""
+    """The transition F(s) − (J − Jᵀ)(s − s_*) − (F(s_*) − s_*) + ε · force."""
 
     name = "AsymEP"
     error = "the error falls in proportion to {beta}, whatever F is"
 
     def step(self, drive: Any, state: State, force: Tensor | None = None) -> State:
         after = pulled(self._model, self._model.step(drive, state), force)
-        moved = self.moved(state)
-        forth, back = self.around.times(moved), self.around.transposed(moved)
-        return tuple(a - j + t for a, j, t in zip(after, forth, back, strict=True))
+        moved, around = self.moved(state), self.around
+        forth, back = around.times(moved), around.transposed(moved)
+        parts = zip(after, forth, back, around.reached, self._free, strict=True)
+        return tuple(a - j + t - (f - s) for a, j, t, f, s in parts)
 
 
 @final

@@ -224,7 +224,7 @@ PRESETS: dict[str, Preset] = {
         _2H_FAST.override({"weight_angle": 180.0, "estimator": "dyadic-ep", "tolerance": None}),
     ),
     "holo-1h": Preset(
-        "p-1h by holomorphic EP, in a strong nudge",
+        "one hidden layer, holomorphic EP, a strong nudge",
         _published(1, 8, 4, 0.5, (0.002, 0.001), 12, **_FAST, estimator="holomorphic-ep"),
     ),
     "cifar-10": Preset(
