@@ -130,6 +130,7 @@ def test_the_angle_of_asym_ep_is_that_of_its_own_nudged_phase() -> None:
     )
     digits = build_data(FIGURE_1C.runs(settings)[0].experiment)
     (asym,) = (run for run in FIGURE_1C.runs(settings) if run.name.startswith("asym-ep"))
+    assert asym.experiment.beta == PRESETS["asym-ep-2h"].experiment.beta
     own = PlannedRun("ep", asym.preset, {**asym.changes, "estimator": "ep"})
     found = [FIGURE_1C.measure(run, digits)["whole_degrees"] for run in (asym, own)]
     assert found[0] < 2

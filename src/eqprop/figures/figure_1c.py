@@ -12,7 +12,8 @@ before training large beside what follows. So both are measured: without that st
 and the whole sum.
 
 Beside them may stand the same networks by AsymEP, whose updates follow the gradient whatever Ψ, see
-:mod:`eqprop.estimators.asymmetric`: with the settings of ``p-1h`` and ``p-2h``, weights untied.
+:mod:`eqprop.estimators.asymmetric`: with the settings of ``p-1h`` and ``p-2h``, weights untied, and
+by our recipes the β of ``asym-ep-2h``.
 
 Source: Ernoult et al., https://arxiv.org/abs/2005.04169, figure 1c; with more trials, and on the
 angle, https://arxiv.org/abs/2005.04168, section 4.3 and figure 5a, and the code published with it.
@@ -225,6 +226,9 @@ with it.
         name = f"p-{layers}h" + "-fast" * settings.own
         of, epochs = preset(name), settings.epochs_of(layers)
         changes = {"dataset": settings.dataset, "epochs": epochs or of.epochs}
+        if settings.own:
+            # What AsymEP adds is linear, so that the two opposite nudges of our recipes are weaker.
+            changes["beta"] = preset("asym-ep-2h").beta
         said = f"{name.replace('p-', 'asym-ep-', 1)}-angle-"
         length = length_said(epochs, of.epochs, of.schedule)
         return [

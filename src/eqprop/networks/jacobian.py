@@ -33,6 +33,7 @@ from eqprop.core.derivative import derivative
 from eqprop.core.models import State
 from eqprop.networks.connections.connection import Trace, Ways
 from eqprop.networks.layered import LayeredNetwork
+from eqprop.summary import summary
 
 __all__ = ["LayeredJacobian"]
 
@@ -52,6 +53,8 @@ class _Class:
     b: Mapping[int, Tensor]
     sent: list[Tensor | None]
     traces: dict[int, Trace]
+
+    __repr__ = summary
 
 
 @final

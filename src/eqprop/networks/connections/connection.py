@@ -337,6 +337,8 @@ class Ways:
     weight: Tensor
     backward_weight: Tensor
 
+    __repr__ = summary
+
     def up(self, lower: Tensor, trace: Trace, onto: Tensor | None = None) -> Tensor:
         """∂up/∂l · lower, added to ``onto``; the others likewise."""
         return self.through.raised(self.weight, lower, trace, onto)
