@@ -58,8 +58,8 @@ class Asymmetric(AroundRest):
         after = pulled(self._model, self._model.step(drive, state), force)
         moved, around = self.moved(state), self.around
         forth, back = around.times(moved), around.transposed(moved)
-        parts = zip(after, forth, back, around.reached, self._free, strict=True)
-        return tuple(a - j + t - (f - s) for a, j, t, f, s in parts)
+        parts = zip(after, forth, back, self.moved(around.reached), strict=True)
+        return tuple(a - j + t - left for a, j, t, left in parts)
 
 
 @final
