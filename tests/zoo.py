@@ -98,6 +98,10 @@ def alternating() -> LayeredNetwork:
     return RealTimeNetwork(dense(4, 6, 5, 3), "tanh", epsilon=0.8, updates="alternating")
 
 
+def newton() -> LayeredNetwork:
+    return RealTimeNetwork(dense(4, 6, 5, 3), "tanh", updates="newton")
+
+
 def convolutional() -> LayeredNetwork:
     """Vectors of 4 as images of 2×2, two convolutions and a dense layer."""
     first = ConvPool((1, 2, 2), 4, kernel=2, padding=1, pool=1)
@@ -159,6 +163,7 @@ class Exact(ConvergentModel):
 EXACT: dict[str, Callable[[], Any]] = {
     "layered": real_time,
     "alternating": alternating,
+    "newton": newton,
     "convolutional": convolutional,
     "averaging": averaging,
     "user's phi": UserPhi,

@@ -235,6 +235,7 @@ def test_the_network_has_the_updates_and_the_pooling_of_the_experiment() -> None
     for kind in ("prototypical", "real-time"):
         assert network(network=kind).updates == "synchronous"
         assert network(network=kind, updates="alternating").updates == "alternating"
+    assert network(network="real-time", updates="newton").updates == "newton"
     for pooling in ("max", "average"):
         first = conv(channels=[2], pooling=pooling).chain[0]
         assert isinstance(first, ConvPool)

@@ -72,6 +72,14 @@ NETWORKS: dict[str, Callable[[], tuple[Any, eqprop.Cost]]] = {
         ),
         eqprop.SquaredError(),
     ),
+    "by Newton's steps": lambda: (
+        eqprop.RealTimeNetwork(eqprop.dense(64, 32, 16, 10), clip=(0.0, 1.0), updates="newton"),
+        eqprop.SquaredError(),
+    ),
+    "by Newton's steps, tanh": lambda: (
+        eqprop.RealTimeNetwork(eqprop.dense(64, 32, 16, 10), "tanh", updates="newton"),
+        eqprop.CrossEntropy(5.0),
+    ),
     "untied": lambda: (
         eqprop.PrototypicalNetwork(eqprop.untied(eqprop.dense(64, 32, 16, 10), 60)),
         eqprop.SquaredError(),

@@ -34,6 +34,7 @@ def real_time(**others: Any) -> ConvergentModel:
 MODELS: dict[str, Callable[[], ConvergentModel]] = {
     "real time": real_time,
     "in turn": lambda: real_time(updates="alternating"),
+    "by Newton's steps": lambda: real_time(updates="newton"),
     "scaled sigmoid": lambda: eqprop.RealTimeNetwork(eqprop.dense(6, 5, 4, 3), epsilon=0.3),
     "inside": lambda: eqprop.PrototypicalNetwork(eqprop.dense(6, 5, 4, 3), "tanh", nudge="inside"),
     "convolutional": lambda: eqprop.PrototypicalNetwork(

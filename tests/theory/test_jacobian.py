@@ -61,6 +61,8 @@ NETWORKS: dict[str, Callable[[], LayeredNetwork]] = {
     "real time": lambda: R(dense(), "tanh"),
     "clipped": lambda: R(dense(), "hard-sigmoid", clip=(0.0, 1.0), epsilon=0.5),
     "real time, in turn": lambda: R(dense(), updates="alternating", epsilon=0.5),
+    "by Newton's steps": lambda: R(dense(), "tanh", updates="newton"),
+    "graph, by Newton's steps": lambda: R(graph(), updates="newton", clip=(0.0, 1.0)),
     "feedback": lambda: P(eqprop.feedback(dense(), 0.5)),
     "synapses that differ": lambda: R(eqprop.feedback(dense(), 0.5, 0.4)),
     "convolutional": lambda: P(images()),

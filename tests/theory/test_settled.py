@@ -190,10 +190,15 @@ def test_only_what_applies_is_advised() -> None:
     in_real_time = ONE_SIDED.override({"network": "real-time", "epsilon": 0.5})
     said = settling_warning(in_real_time, UNREST)
     assert said.endswith(" or a larger --epsilon")
+    assert "; try --updates newton, " in said
     # A step of ε = 0.5 moves half as far as a velocity says.
     assert "(to 0.005 in a step)" in said
     # What goes to and fro in real time overshoots: downhill in small enough steps nothing does.
     assert settling_warning(in_real_time, CYCLING).endswith(" or an --epsilon below 0.5")
+    # Newton's steps have none.
+    said = settling_warning(in_real_time.override({"updates": "newton"}), UNREST)
+    assert said.endswith("; try smaller learning rates or --free-steps beyond 20")
+    assert "(to 0.01 in a step)" in said
 
 
 @pytest.mark.parametrize("metrics", [CALM, Metrics(1, 5.0, 0.1, 5.0, 0.1, 1.0)])

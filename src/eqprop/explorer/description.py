@@ -84,10 +84,11 @@ def described_network(network: LayeredNetwork, cost: Cost, arrays: Arrays) -> di
     return {
         "kind": "real-time" if real_time else "prototypical",
         "rho": _rho(rho),
-        "epsilon": network.epsilon,
+        # What Newton's steps, which have none, can be compared with: the published time step.
+        "epsilon": 0.2 if network.updates == "newton" else network.epsilon,
         "clip": network.clip,
         "nudge": network.nudge_place,
-        "alternating": network.in_turn,
+        "updates": network.updates,
         "classes": graph.classes,
         "shapes": network.shapes,
         "names": [network.layer_name(layer) for layer in range(len(network.shapes))],

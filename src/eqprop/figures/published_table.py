@@ -298,9 +298,7 @@ def _planned(settings: TableSettings, row: str, estimator: str, recipe: str) -> 
     why = ""
     if recipe == "own":
         name = f"{row}-fast"
-        if name not in PRESETS:
-            why = "there is no recipe of our own"
-        elif by_bptt and row not in _OWN_BPTT:
+        if by_bptt and row not in _OWN_BPTT:
             why = "there is no recipe of our own for BPTT"
         elif by_bptt:
             changes |= _OWN_BPTT[row]

@@ -54,7 +54,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ class LayeredNetwork(ConvergentModel):
     Args:
         connections: a chain, input side first, each fitting on the one below; or the edges of a
             graph, (lower layer, connection, upper layer) each, see :mod:`eqprop.networks.graph`.
-        updates: which layers a step updates at once, see :data:`Updates`.
+        updates: which layers a step updates at once, one of :attr:`known_updates`.
         activation, epsilon, clip, readout, nudge: as for
             :class:`~eqprop.core.models.ConvergentModel`.
 
@@ -119,11 +119,14 @@ class LayeredNetwork(ConvergentModel):
             derivatives of its coupling, layers without a way to an output, or unknown updates.
     """
 
+    known_updates: ClassVar[tuple[str, ...]] = get_args(Updates)
+    """Those of the kind."""
+
     def __init__(
         self,
         connections: Edges,
         *,
-        updates: Updates = "synchronous",
+        updates: str = "synchronous",
         activation: Rho | None = None,
         epsilon: float = 1.0,
         clip: tuple[float, float] | None = None,
@@ -133,9 +136,9 @@ class LayeredNetwork(ConvergentModel):
         graph, chain = graph_of(connections)
         for connection in chain:
             require_consistent(connection)
-        if updates not in get_args(Updates):
+        if updates not in self.known_updates:
             raise ValueError(
-                f"updates: expected one of {', '.join(get_args(Updates))}, got {updates!r}"
+                f"updates: expected one of {', '.join(self.known_updates)}, got {updates!r}"
             )
         shapes = {upper: c.upper_shape for c, (_, upper) in zip(chain, graph.ends, strict=True)}
         super().__init__(
@@ -218,8 +221,8 @@ class LayeredNetwork(ConvergentModel):
 
     @property
     def in_turn(self) -> bool:
-        """Whether updates alternate."""
-        return self.updates == "alternating"
+        """Whether layers move in turn."""
+        return self.updates != "synchronous"
 
     @property
     def steps_to_arrive(self) -> int:
@@ -235,6 +238,18 @@ class LayeredNetwork(ConvergentModel):
     def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
         """∂Φ/∂s of one layer, from its state, what it sends and the current into it."""
 
+    def move_in_turn(
+        self, layer: int, s: Tensor, rate: Tensor, current: Tensor, force: Tensor | None
+    ) -> Tensor:
+        """Where a layer goes that others have waited for: by its field, as all of them at once.
+
+        Args:
+            layer: its number, from 0.
+            s, rate, current: as for :meth:`layer_field`.
+            force: as for :meth:`~eqprop.core.models.ConvergentModel.advance`.
+        """
+        return self.move(layer, s, self.layer_field(s, rate, current), force)
+
     def response(self, s: Tensor, moved: Tensor) -> Tensor:
         """(∂r/∂s)ᵀ moved, at the state s of a layer; by autograd, unless written out."""
         return derivative(self.rate, (s,), moved)[0]
@@ -246,7 +261,7 @@ class LayeredNetwork(ConvergentModel):
             at = [layers[layer].detach().requires_grad_() for layer in currents]
             into = [current.detach().requires_grad_() for current in currents.values()]
             after = [
-                self.move(layer, s, self.layer_field(s, self.rate(s), current), None)
+                self.move_in_turn(layer, s, self.rate(s), current, None)
                 for layer, s, current in zip(currents, at, into, strict=True)
             ]
             ones = [torch.ones_like(s) for s in after]
@@ -402,8 +417,8 @@ class LayeredNetwork(ConvergentModel):
         known: dict[int, Trace] = {}
         for members in graph.classes:
             for layer, current in self.currents(members, driven, rates, known):
-                field = self.layer_field(layers[layer], rates[layer], current)
-                layers[layer] = self.move(layer, layers[layer], field, forces.get(layer))
+                s, rate = layers[layer], rates[layer]
+                layers[layer] = self.move_in_turn(layer, s, rate, current, forces.get(layer))
             if members is not graph.classes[-1]:
                 for layer in members:
                     rates[layer] = self.rate(layers[layer])

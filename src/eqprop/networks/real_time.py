@@ -1,17 +1,49 @@
-r"""Real-time networks: Euler's method on an energy."""
+r"""Real-time networks: Euler's method on an energy, or Newton's.
 
-from typing import Any, final
+With the other layers held, the energy of a layer that is not connected with itself is a sum over
+its units i, each in its current c_i, and nudged by a force f_i::
+
+    e_i(s) = ½ s² − c_i ρ(s) − f_i s,    e′ = s − c ρ′(s) − f,    e″ = 1 − c ρ″(s)
+
+Euler's step −ε e′ is as fast as its slowest unit: with the scaled sigmoid, e″ at rest lies between
+0.5 and 4, so that units close to 1 go to and fro with ε near 0.5 while others still creep. Layers
+that move in turn can take Newton's step −e′/e″, by each unit's own curvature. Alone it may lead too
+far, where e soon bends otherwise; so the step goes to the minimum of a cubic that lies above e,
+with M = sup |ρ‴|::
+
+    e(s + Δ) ≤ e + e′ Δ + ½ e″ Δ² + ⅙ M |c| |Δ|³
+    s ← clip(s − 2 e′ / (e″ + √(e″² + 2 M |c| |e′|)))
+
+which is Newton's where e′ is small, and with a smooth ρ never raises the energy, the force held,
+wherever between the ends of the clip it starts: the network settles. Where it rests, Euler's steps
+rest too. With max-pooling that is so as long as ρ ≥ 0, as the coupling is convex then and lies
+above what the step takes it for. A layer connected with itself moves all its units by what the
+others were, and has no such promise.
+
+Of complex states, those of holomorphic EP, the step is Newton's own, which is holomorphic.
+
+Source: Nesterov and Polyak, https://doi.org/10.1007/s10107-006-0706-8.
+"""
+
+from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
 
 from eqprop.core.activations import Rho, as_activation
 from eqprop.core.models import State, half_square_norm
+from eqprop.core.sizes import require_number
 from eqprop.networks.graph import Edges
 from eqprop.networks.jacobian import LayeredJacobian
-from eqprop.networks.layered import LayeredNetwork, Updates
+from eqprop.networks.layered import LayeredNetwork
 
-__all__ = ["RealTimeNetwork"]
+__all__ = ["RealTimeNetwork", "RealTimeUpdates"]
+
+RealTimeUpdates = Literal["synchronous", "alternating", "newton"]
+"""All layers at once, as published; or in turn; or in turn and by Newton's steps."""
+
+_LEAST_CURVATURE = 0.01
+"""Of a unit on the top of its energy, where it is 0: a shorter step lowers the energy too."""
 
 
 @final
@@ -26,18 +58,23 @@ class RealTimeNetwork(LayeredNetwork):
             :func:`~eqprop.networks.connections.chains.convolutional`; or the edges of a graph, see
             :mod:`eqprop.networks.graph`.
         rho: a name, an :class:`~eqprop.core.activations.Activation` or a callable.
-        epsilon: the time step ε > 0.
+        epsilon: the time step ε > 0; Newton's steps have their own, beside which it is 1.
         clip: the interval every state is kept in; none leaves it free.
-        updates: ``synchronous``, as published, or ``alternating``, which settles in fewer steps.
+        updates: ``synchronous``, as published; ``alternating``, which settles in fewer steps; or
+            ``newton``, in turn too and by Newton's steps, the fewest.
         readout: what makes ŷ of the output layer outside of the dynamics, such as
             ``nn.Linear(512, 10)``; none for the output layer itself.
 
     Raises:
         ValueError: ρ′(0) = 0, as autograd has it for ``relu`` or ``hardtanh`` from 0 on: ρ′ stands
-            before all that a unit receives, and one that starts at s = 0 would stay there for ever.
+            before all that a unit receives, and one that starts at s = 0 would stay there for ever;
+            with ``newton``, a ρ″ that autograd cannot find; or as for
+            :class:`~eqprop.networks.layered.LayeredNetwork`.
 
     Source: 1905.13633; Scellier and Bengio, https://arxiv.org/abs/1602.05179.
     """
+
+    known_updates: ClassVar[tuple[str, ...]] = get_args(RealTimeUpdates)
 
     def __init__(
         self,
@@ -46,10 +83,17 @@ class RealTimeNetwork(LayeredNetwork):
         *,
         epsilon: float = 0.2,
         clip: tuple[float, float] | None = None,
-        updates: Updates = "synchronous",
+        updates: RealTimeUpdates = "synchronous",
         readout: nn.Module | None = None,
     ) -> None:
-        super().__init__(connections, updates=updates, epsilon=epsilon, clip=clip, readout=readout)
+        require_number("epsilon", epsilon)
+        super().__init__(
+            connections,
+            updates=updates,
+            epsilon=1.0 if updates == "newton" else epsilon,
+            clip=clip,
+            readout=readout,
+        )
         self.rho = as_activation(rho)
         origin = torch.zeros(2, 2)
         try:
@@ -71,6 +115,15 @@ class RealTimeNetwork(LayeredNetwork):
                 f"{self.rho.name} with ρ′(0) = 0, from where no unit would ever move; take "
                 'rho="hard-sigmoid", or an Activation whose derivative counts the end in'
             )
+        if self.updates == "newton":
+            try:
+                self._sharpest = self.rho.sharpest()
+            except (RuntimeError, TypeError) as error:
+                raise ValueError(
+                    f"rho: expected a second derivative, which Newton's steps ask for, got that of "
+                    f"{self.rho.name} ({error}); give an Activation its bend, or take "
+                    "alternating updates"
+                ) from error
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -97,6 +150,23 @@ class RealTimeNetwork(LayeredNetwork):
     def layer_field(self, s: Tensor, rate: Tensor, current: Tensor) -> Tensor:
         """∂Φ/∂s = (1 − ε) s + ε ρ′(s) ⊙ current."""
         return torch.lerp(s, self.rho.times_slope(s, rate, current), self.epsilon)
+
+    def move_in_turn(
+        self, layer: int, s: Tensor, rate: Tensor, current: Tensor, force: Tensor | None
+    ) -> Tensor:
+        if self.updates != "newton":
+            return super().move_in_turn(layer, s, rate, current, force)
+        # Element by element, at a good part of a step's time: in place where that leaves autograd
+        # what it needs.
+        pulled = self.rho.times_slope(s, rate, current)
+        bent = self.rho.times_second(s, rate, current, pulled).neg_().add_(1)
+        own = pulled - s
+        if not s.is_complex():
+            down = own if force is None else own + force
+            reach = (current * down).abs_().mul_(2 * self._sharpest).addcmul_(bent, bent)
+            bent = (bent + reach.sqrt_()).mul_(0.5).clamp_(min=_LEAST_CURVATURE)
+        field = torch.addcdiv(s, own, bent)
+        return self.move(layer, s, field, None if force is None else force / bent)
 
     def response(self, s: Tensor, moved: Tensor) -> Tensor:
         """ρ′(s) ⊙ moved."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from inspect import Parameter, signature
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from eqprop.networks.connections.dense import Dense
 from eqprop.networks.connections.feedback import feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.graph import Edges
-from eqprop.networks.layered import LayeredNetwork
+from eqprop.networks.layered import LayeredNetwork, Updates
 from eqprop.networks.prototypical import PrototypicalNetwork
 from eqprop.networks.real_time import RealTimeNetwork
 from eqprop.registries import COSTS, ESTIMATORS
@@ -195,7 +196,8 @@ def _network(
             return PrototypicalNetwork(
                 connections,
                 experiment.activation,
-                updates=experiment.updates,
+                # The experiment has refused Newton's steps.
+                updates=cast("Updates", experiment.updates),
                 readout=readout,
                 nudge=experiment.nudge,
             )

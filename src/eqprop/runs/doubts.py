@@ -71,10 +71,13 @@ def settling_warning(experiment: Experiment, metrics: Metrics) -> str:
     if not doubts:
         return ""
     cycling, unrest = metrics.test_cycling or 0.0, metrics.test_restless or 0.0
+    in_real_time = experiment.network == "real-time"
+    # Newton's steps have a time step of their own, for every unit.
+    with_epsilon = in_real_time and experiment.updates != "newton"
     said = []
     if "restless" in doubts:
         tolerance = AT_REST if experiment.tolerance is None else experiment.tolerance
-        epsilon = experiment.epsilon if experiment.network == "real-time" else 1.0
+        epsilon = experiment.epsilon if with_epsilon else 1.0
         to = f"{tolerance * epsilon:g}"
         nudged = metrics.nudged_steps is not None
         if experiment.tolerance is not None and nudged and experiment.nudging != "symmetric":
@@ -89,14 +92,16 @@ def settling_warning(experiment: Experiment, metrics: Metrics) -> str:
             f"{cycling:.1f} % of the test samples go to and fro between two states (two-cycles)"
         )
     remedies = ["smaller learning rates"]
-    if experiment.updates == "synchronous":
+    if with_epsilon:
+        remedies.insert(0, "--updates newton")
+    elif experiment.updates == "synchronous":
         remedies.insert(0, "--updates alternating")
     # More steps are of no use to what only goes to and fro; in real time it may overshoot.
-    if experiment.network == "real-time" and 2 * cycling > unrest:
+    if with_epsilon and 2 * cycling > unrest:
         remedies.append(f"an --epsilon below {experiment.epsilon:g}")
     if 2 * cycling <= unrest:
         remedies.append(f"--free-steps beyond {experiment.free_steps}")
-        if experiment.network == "real-time":
+        if with_epsilon:
             remedies.append("a larger --epsilon")
     *others, last = remedies
     return f"{'; '.join(said)}; try {' or '.join(filter(None, (', '.join(others), last)))}"

@@ -95,12 +95,15 @@ class Experiment(Settings):
         metavar="FROM-TO",
     )
     activation: str = _network("scaled-sigmoid", "ρ", choices=ACTIVATIONS)
-    updates: Literal["synchronous", "alternating"] = _network(
-        "synchronous", "a step moves all layers at once, or every other one in turn", since="0.1"
+    updates: Literal["synchronous", "alternating", "newton"] = _network(
+        "synchronous",
+        "a step moves all layers at once, or every other one in turn, or those by Newton's method, "
+        "which gives every unit of a real-time network a time step of its own",
+        since="0.1",
     )
     epsilon: float = _network(
         0.2,
-        "ε, the time step of real-time dynamics",
+        "ε, the time step of real-time dynamics; newton has its own",
         allowed=number("a finite number > 0", lambda x: x > 0),
     )
     clip: bool = _network(True, "keep the states of real-time dynamics in [0, 1]")
@@ -393,6 +396,12 @@ class Experiment(Settings):
             "nudge",
             self.nudge == "outside" or self.network == "prototypical",
             "outside in a real-time network, where no activation stands around the field",
+        )
+        self.require(
+            "updates",
+            self.updates != "newton" or self.network == "real-time",
+            "alternating in a prototypical network, whose units go to the minimum of their energy "
+            "without Newton's method",
         )
         self.require(
             "momentum",

@@ -194,6 +194,20 @@ PRESETS: dict[str, Preset] = {
         "eb-1h by our own recipe",
         _published(1, 40, 8, 0.5, (0.001, 0.0005), 20, **_FAST, network="real-time", epsilon=0.5),
     ),
+    "eb-2h-fast": Preset(
+        "eb-2h by our own recipe",
+        _published(
+            2,
+            40,
+            12,
+            0.2,
+            (0.001, 0.00025, 0.0005),
+            20,
+            **_FAST,
+            network="real-time",
+            tolerance=0.03,
+        ).override({"updates": "newton"}),
+    ),
     "p-conv-fast": Preset(
         "p-conv by our own recipe",
         _published(0, 10, 4, 0.4, (0.001, 0.0002, 0.0005), 8, **_CONV, **_FAST).override(

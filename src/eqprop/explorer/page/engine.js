@@ -10,30 +10,34 @@ const Engine = (() => {
   const entropy = (p) => (p > 0 ? p * Math.log(p) : 0);
   const between = (x, low, high) => Math.min(high, Math.max(low, x));
 
-  /* ρ, ρ′ and ρ″ of what ρ is given, and G with G′ = ρ⁻¹, of which the energy is made. */
+  /* ρ, its first three derivatives, and G with G′ = ρ⁻¹, of which the energy is made. */
   const RHO = {
     "scaled-sigmoid": {
       of: (x) => sigmoid(4 * x - 2),
       slope: (x) => { const r = sigmoid(4 * x - 2); return 4 * r * (1 - r); },
       bend: (x) => { const r = sigmoid(4 * x - 2); return 16 * r * (1 - r) * (1 - 2 * r); },
+      third: (x) => { const r = sigmoid(4 * x - 2); return 64 * r * (1 - r) * (1 - 6 * r * (1 - r)); },
       G: (s) => (entropy(s) + entropy(1 - s)) / 4 + s / 2,
     },
     "hard-sigmoid": {
       of: (x) => between(x, 0, 1),
       slope: (x) => (x >= 0 && x <= 1 ? 1 : 0),
       bend: () => 0,
+      third: () => 0,
       G: (s) => (s * s) / 2,
     },
     "half-hard-sigmoid": {
       of: (x) => between(x / 2, 0, 1),
       slope: (x) => (x >= 0 && x <= 2 ? 0.5 : 0),
       bend: () => 0,
+      third: () => 0,
       G: (s) => s * s,
     },
     tanh: {
       of: Math.tanh,
       slope: (x) => 1 - Math.tanh(x) ** 2,
       bend: (x) => { const r = Math.tanh(x); return -2 * r * (1 - r * r); },
+      third: (x) => { const r = Math.tanh(x); return -2 * (1 - r * r) * (1 - 3 * r * r); },
       G: (s) => (entropy((1 + s) / 2) + entropy((1 - s) / 2)),
     },
   };
@@ -176,13 +180,15 @@ const Engine = (() => {
       this.realTime = description.kind === "real-time";
       this.last = this.shapes.length - 1;
       this.tied = !this.edges.some((edge) => edge.backward);
-      this.alternating = description.alternating;
     }
+
+    /* ε; Newton's steps have their own, beside which it is 1. */
+    timeStep() { return this.updates === "newton" ? 1 : this.epsilon; }
 
     start() { return this.shapes.map((shape) => zeros(size(shape))); }
 
     groups() {
-      return this.alternating ? this.classes : [this.shapes.map((_, layer) => layer)];
+      return this.updates === "synchronous" ? [this.shapes.map((_, layer) => layer)] : this.classes;
     }
 
     sent(layer) { return this.realTime ? layer.map(this.rho.of) : layer; }
@@ -256,6 +262,16 @@ const Engine = (() => {
       return state;
     }
 
+    /* How a unit in the current c is bent there: Newton's divisor max(|e″|, ½), e″ = 1 − c ρ″(s), by
+       which its step is divided, and its derivatives by s and by c; of Euler's steps it is 1. */
+    bent(s, c) {
+      if (this.updates !== "newton") return { by: 1, ds: 0, dc: 0 };
+      const bend = 1 - c * this.rho.bend(s);
+      if (Math.abs(bend) <= 0.5) return { by: 0.5, ds: 0, dc: 0 };
+      const sign = Math.sign(bend);
+      return { by: sign * bend, ds: -sign * c * this.rho.third(s), dc: -sign * this.rho.bend(s) };
+    }
+
     /* Where a layer goes, and which units the clip lets go there. */
     moved(s, current, force) {
       const inside = this.nudge === "inside";
@@ -264,8 +280,8 @@ const Engine = (() => {
       for (let i = 0; i < s.length; i++) {
         const f = force ? force[i] : 0;
         if (this.realTime) {
-          const field = s[i] + this.epsilon * (this.rho.slope(s[i]) * current[i] - s[i]);
-          after[i] = field + this.epsilon * f;
+          const e = this.timeStep() / this.bent(s[i], current[i]).by;
+          after[i] = s[i] + e * (this.rho.slope(s[i]) * current[i] - s[i]) + e * f;
           if (this.clip) {
             const [low, high] = this.clip;
             passes[i] = after[i] >= low && after[i] <= high;
@@ -289,9 +305,14 @@ const Engine = (() => {
           for (let i = 0; i < at.length; i++) {
             if (!passes[i]) continue;
             if (this.realTime) {
-              const e = this.epsilon;
-              next[layer][i] += g[layer][i] * (1 - e + e * this.rho.bend(at[i]) * current[i]);
-              delta[i] = e * this.rho.slope(at[i]) * g[layer][i];
+              const { by, ds, dc } = this.bent(at[i], current[i]);
+              const e = this.timeStep() / by;
+              const slope = this.rho.slope(at[i]);
+              // What is left to go counts where Newton's divisor depends on s and c.
+              const left = (slope * current[i] - at[i]) / by;
+              const own = this.rho.bend(at[i]) * current[i] - 1 - left * ds;
+              next[layer][i] += g[layer][i] * (1 + e * own);
+              delta[i] = e * (slope - left * dc) * g[layer][i];
             } else delta[i] = this.rho.slope(current[i]) * g[layer][i];
           }
           const into = (other, v) => {

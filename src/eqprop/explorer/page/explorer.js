@@ -17,7 +17,7 @@
   const pixels = channels * height * width;
   const images = array(data.samples.images);
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const AT_REST = 0.01 * (described.kind === "real-time" ? described.epsilon : 1);
+  const AT_REST = 0.01;
 
   /* What is looked at. */
   let x = images.slice(0, pixels);
@@ -28,7 +28,7 @@
   const target = () => Float64Array.from(data.classes, (_, c) => Number(c === Number(at("target").value)));
 
   function restart() {
-    network.alternating = at("updates").value === "alternating";
+    network.updates = at("updates").value;
     drive = network.drive(x);
     state = network.start();
     [rest, records, phase, t, moved, energies, history, gradients] = [null, [], "free", 0, [], [], [state], null];
@@ -210,7 +210,7 @@
     const last = moved[moved.length - 1];
     let how = "";
     if (t > 0) {
-      const still = AT_REST * (phase === "free" ? 1 : Math.min(1, Math.abs(beta())));
+      const still = AT_REST * (network.realTime ? network.timeStep() : 1) * (phase === "free" ? 1 : Math.min(1, Math.abs(beta())));
       const back = history.length > 2 ? Engine.movement(history[0], history[history.length - 1]) : Infinity;
       if (last <= still) how = "at rest";
       // As a two-cycle, if it is not about to end.
@@ -298,7 +298,8 @@
   at("T").value = data.T;
   at("K").value = data.K;
   at("beta").value = data.beta;
-  at("updates").value = described.alternating ? "alternating" : "synchronous";
+  if (!network.realTime) at("updates").querySelector("[value=newton]").remove();
+  at("updates").value = described.updates;
   const speed = () => { at("speed-said").textContent = `${at("speed").value} steps a second`; };
   speed();
   at("speed").addEventListener("input", speed);
