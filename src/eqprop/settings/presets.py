@@ -18,7 +18,9 @@ and why:
   phase that was cut short. Adam follows it, with rates that fall to 0 like half a cosine, on
   mini-batches of 100.
 - Training images are moved by up to a pixel each way, as otherwise all are learnt by heart.
-- In real time ε = 0.5 leads to the same steady states as 0.2, in fewer steps.
+- In real time ε = 0.5 leads to the same steady states as 0.2, in fewer steps. With two hidden layers
+  88 % of the samples then still moved after 60 steps, as some units go to and fro near 1; Newton's
+  steps settle all of them in about 10.
 - Continual updates are one-sided, and Adam, which makes small late steps large, spoils them. What
   limits their learning rate is feedback: weights that move with the nudge move the state further
   the same way, by a factor of about η ‖x‖² / β in every step, and beyond 1 it runs away.
@@ -87,6 +89,13 @@ _VF: dict[str, Any] = {"weight_angle": 0.0, "nudging": "random-sign"}
 _CONV: dict[str, Any] = {"channels": (32, 64), "activation": "hard-sigmoid"}
 _FEW_STEPS: dict[str, Any] = {"updates": "alternating", "optimizer": "adam", "schedule": "cosine"}
 _FAST: dict[str, Any] = {**_FEW_STEPS, "nudging": "symmetric", "shift": 1, "batch_size": 100}
+_EB_FAST: dict[str, Any] = {
+    **_FAST,
+    "network": "real-time",
+    "updates": "newton",
+    "normalize": 1.0,
+    "tolerance": 0.03,
+}
 _C_FAST: dict[str, Any] = {"updates": "alternating", "schedule": "cosine", "shift": 1}
 _2H_FAST = _published(2, 30, 10, 0.2, (0.002, 0.001, 0.001), 10, **_FAST, tolerance=0.03)
 _DIGITS_C: dict[str, Any] = {**_C_EP, "nudging": "random-sign", "learning_rates": (0.05, 0.025)}
@@ -196,17 +205,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "eb-2h-fast": Preset(
         "eb-2h by our own recipe",
-        _published(
-            2,
-            40,
-            12,
-            0.2,
-            (0.001, 0.00025, 0.0005),
-            20,
-            **_FAST,
-            network="real-time",
-            tolerance=0.03,
-        ).override({"updates": "newton"}),
+        _published(2, 40, 12, 0.2, (0.001, 0.00025, 0.0005), 12, **_EB_FAST),
     ),
     "p-conv-fast": Preset(
         "p-conv by our own recipe",
