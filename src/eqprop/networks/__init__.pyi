@@ -25,4 +25,5 @@ from .layered import LayeredNetwork as LayeredNetwork
 from .layered import Updates as Updates
 from .prototypical import PrototypicalNetwork as PrototypicalNetwork
 from .real_time import RealTimeNetwork as RealTimeNetwork
+from .real_time import RealTimeUpdates as RealTimeUpdates
 from .toy import ToyModel as ToyModel

@@ -18,9 +18,10 @@ and why:
   phase that was cut short. Adam follows it, with rates that fall to 0 like half a cosine, on
   mini-batches of 100.
 - Training images are moved by up to a pixel each way, as otherwise all are learnt by heart.
-- In real time ε = 0.5 leads to the same steady states as 0.2, in fewer steps. With two hidden layers
-  88 % of the samples then still moved after 60 steps, as some units go to and fro near 1; Newton's
-  steps settle all of them in about 10.
+- In real time 88 % of the samples of a network of two hidden layers still moved after 60 steps of
+  ε = 0.5, as some units go to and fro near 1; Newton's steps settle all of them, in 9 on average.
+  Inputs are sent as ρ(x), 0.12 to 0.88 of those in [0, 1]: of mean 0 and deviation 1 they are
+  learnt faster (test error after three epochs 2.6 instead of 3.6 %, seed 0).
 - Continual updates are one-sided, and Adam, which makes small late steps large, spoils them. What
   limits their learning rate is feedback: weights that move with the nudge move the state further
   the same way, by a factor of about η ‖x‖² / β in every step, and beyond 1 it runs away.
@@ -201,7 +202,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "eb-1h-fast": Preset(
         "eb-1h by our own recipe",
-        _published(1, 40, 8, 0.5, (0.001, 0.0005), 20, **_FAST, network="real-time", epsilon=0.5),
+        _published(1, 20, 10, 0.2, (0.001, 0.0005), 12, **_EB_FAST),
     ),
     "eb-2h-fast": Preset(
         "eb-2h by our own recipe",

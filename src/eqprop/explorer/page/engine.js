@@ -262,14 +262,32 @@ const Engine = (() => {
       return state;
     }
 
-    /* How a unit in the current c is bent there: Newton's divisor max(|e″|, ½), e″ = 1 − c ρ″(s), by
-       which its step is divided, and its derivatives by s and by c; of Euler's steps it is 1. */
-    bent(s, c) {
+    /* By what the step of a unit in the current c, with a force f, is divided: of Newton's steps half of
+       e″ + √(e″² + 2 M |c| |e′|), e the unit's energy, see eqprop.networks.real_time; of Euler's 1. And
+       its derivatives by s and by c. */
+    bent(s, c, f = 0) {
       if (this.updates !== "newton") return { by: 1, ds: 0, dc: 0 };
-      const bend = 1 - c * this.rho.bend(s);
-      if (Math.abs(bend) <= 0.5) return { by: 0.5, ds: 0, dc: 0 };
-      const sign = Math.sign(bend);
-      return { by: sign * bend, ds: -sign * c * this.rho.third(s), dc: -sign * this.rho.bend(s) };
+      const slope = this.rho.slope(s), second = this.rho.bend(s);
+      const down = slope * c - s + f, curved = 1 - c * second;
+      const root = Math.sqrt(curved ** 2 + 2 * this.sharpest * Math.abs(c * down));
+      const by = (curved + root) / 2;
+      if (!(by > 0.01)) return { by: 0.01, ds: 0, dc: 0 };
+      const towards = Math.sign(down);
+      const along = (bending, reaching) => (bending + (curved * bending + this.sharpest * reaching) / root) / 2;
+      return {
+        by,
+        ds: along(-c * this.rho.third(s), -Math.abs(c) * towards * curved),
+        dc: along(-second, Math.sign(c) * Math.abs(down) + Math.abs(c) * towards * slope),
+      };
+    }
+
+    /* The time step of every unit, in the step that left this record: ε, or Newton's own. */
+    paces(record) {
+      const paces = this.shapes.map((shape) => zeros(size(shape)).fill(this.realTime ? this.timeStep() : 1));
+      for (const { moves } of record || [])
+        for (const { layer, current, at } of moves)
+          paces[layer] = paces[layer].map((pace, i) => pace / this.bent(at[i], current[i]).by);
+      return paces;
     }
 
     /* Where a layer goes, and which units the clip lets go there. */
@@ -280,7 +298,7 @@ const Engine = (() => {
       for (let i = 0; i < s.length; i++) {
         const f = force ? force[i] : 0;
         if (this.realTime) {
-          const e = this.timeStep() / this.bent(s[i], current[i]).by;
+          const e = this.timeStep() / this.bent(s[i], current[i], f).by;
           after[i] = s[i] + e * (this.rho.slope(s[i]) * current[i] - s[i]) + e * f;
           if (this.clip) {
             const [low, high] = this.clip;

@@ -21,7 +21,7 @@
 
   /* What is looked at. */
   let x = images.slice(0, pixels);
-  let drive, state, rest, records, phase, t, moved, energies, history, gradients, playing;
+  let drive, state, rest, paces, records, phase, t, moved, energies, history, gradients, playing;
 
   const chosen = (id, least) => Math.max(least, Math.round(Number(at(id).value)) || least);
   const beta = () => Number(at("beta").value) || data.beta;
@@ -39,6 +39,7 @@
   function nudge() {
     if (phase === "free") {
       [rest, phase, t] = [state, "nudged", 0];
+      paces = network.paces(records[records.length - 1]);
       history = [state];
       const steps = network.backward(records.slice(-chosen("K", 1)), state, target());
       // What has come back after t steps: the sum of the first t of them.
@@ -142,7 +143,7 @@
     const row = document.createElement("div");
     row.className = "views";
     const found = {};
-    for (const [name, caption] of [["state", "state"], ["difference", "moved by, ÷ β"], ["gradient", "BPTT"]]) {
+    for (const [name, caption] of [["state", "state"], ["difference", "moved by"], ["gradient", "BPTT"]]) {
       const figure = document.createElement("figure");
       const canvas = document.createElement("canvas");
       canvas.setAttribute("role", "img");
@@ -172,6 +173,10 @@
 
   const largest = (values) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
 
+  /* How far the units of a layer have moved since they were nudged, ÷ β and their time step: Δ_s. */
+  const moves = (l) => state[l].map((v, i) => (v - rest[l][i]) / (beta() * paces[l][i]));
+  const dividedBy = network.realTime ? "εβ" : "β";
+
   function draw() {
     const free = phase === "free";
     state.forEach((layer, l) => {
@@ -179,13 +184,12 @@
       paint(now.canvas, layer, described.shapes[l], Math.max(1e-9, described.rho === "tanh" ? largest(layer) : 1));
       difference.figure.hidden = gradient.figure.hidden = free;
       if (free) return;
-      const strength = beta();
-      const change = layer.map((v, i) => (v - rest[l][i]) / strength);
+      const change = moves(l);
       const back = gradients[Math.min(t, gradients.length - 1)][l];
       const most = Math.max(1e-12, largest(change), largest(back));
       paint(difference.canvas, change, described.shapes[l], most);
       paint(gradient.canvas, back, described.shapes[l], most);
-      difference.text.textContent = `moved by, ÷ β (most ${largest(change).toPrecision(2)})`;
+      difference.text.textContent = `moved by, ÷ ${dividedBy} (most ${largest(change).toPrecision(2)})`;
       const apart = Math.hypot(...change.map((v, i) => v - back[i])) / Math.max(1e-12, Math.hypot(...back));
       gradient.text.textContent = largest(back) ? `BPTT (relative error ${apart.toPrecision(2)})` : "BPTT: nothing yet";
     });
@@ -228,11 +232,15 @@
   const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line }, font: "12px system-ui" };
   const series = (label, colour) =>
     ({ label, stroke: style.getPropertyValue(colour), width: 2, points: { show: true, size: 5 } });
-  const decades = (plot, ticks) => ticks.map((v) => (Math.abs(Math.log10(v) % 1) < 1e-6 ? v.toExponential(0) : ""));
-  const opts = (label, log) => ({
+  const whole = (v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6;
+  const decades = (plot, ticks) => ticks.map((v) => (v !== null && whole(v) ? v.toExponential(0) : ""));
+  // Of many decades the lines in between would be one grey area.
+  const filter = (plot, splits) => splits.map((v) => (whole(v) ? v : null));
+  const log = { values: decades, grid: { ...axis.grid, filter }, ticks: { ...axis.ticks, filter } };
+  const opts = (label, logarithmic) => ({
     width: 300, height: 210, title: label, legend: { show: false },
-    scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
-    axes: [{ ...axis, label: "step", labelFont: "12px system-ui" }, { ...axis, size: 64, ...(log ? { values: decades } : {}) }],
+    scales: { x: { time: false }, y: logarithmic ? { distr: 3 } : {} },
+    axes: [{ ...axis, label: "step", labelFont: "12px system-ui" }, { ...axis, size: 64, ...(logarithmic ? log : {}) }],
     series: [{ label: "step" }, series("free phase", "--free"), series("nudged phase", "--nudged")],
   });
   const residualPlot = new uPlot(opts("largest move in a step", true), [[], [], []], at("residual"));
@@ -324,7 +332,7 @@
     network,
     input: () => x,
     state: () => state.map((layer) => Array.from(layer)),
-    differences: () => (rest ? state.map((layer, l) => Array.from(layer, (v, i) => (v - rest[l][i]) / beta())) : null),
+    differences: () => (rest ? state.map((_, l) => Array.from(moves(l))) : null),
     gradients: () => (gradients ? gradients[Math.min(t, gradients.length - 1)].map((layer) => Array.from(layer)) : null),
     energies: () => energies, moved: () => moved, step, nudge, restart,
   };
