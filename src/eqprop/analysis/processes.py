@@ -24,7 +24,8 @@ step, so that Cauchy's formula holds step by step. With continual updates, θ �
 step, there is one of O(η/β) more, since what the moving weights do to the states is divided by β
 too. Where layers are updated in turn, the totals over a nudged phase that has settled agree, the
 single steps do not; by Newton's steps (:mod:`eqprop.networks.real_time`) those of parameters alone,
-as every unit has a time step of its own in place of ε. Of units at a bound of a clip see :mod:`eqprop.analysis.held`.
+as every unit has a time step of its own in place of ε. Of units at a bound of a clip see
+:mod:`eqprop.analysis.held`.
 
 Other estimators nudge the network otherwise, and teach by other moves: their processes are had in
 the same way, by their :mod:`~eqprop.estimators.dynamics`.
