@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import eqprop
+from eqprop.analysis.kind import model_kind
+from eqprop.analysis.processes import bptt_process, ep_process
 from eqprop.core.activations import Activation, as_activation
 from eqprop.core.models import State
 from eqprop.core.phases import relax
@@ -241,3 +243,21 @@ def test_a_rho_whose_second_derivative_is_not_to_be_had_is_refused() -> None:
     RealTimeNetwork(eqprop.dense(3, 2), second, updates="newton")
     with pytest.raises(TypeError, match="Activation: expected"):
         Activation("bad", torch.sin, lambda s, _: s.cos(), bend=1)  # type: ignore[arg-type]
+
+
+def test_theorem_1_holds_for_totals_and_for_states_but_for_the_time_step_of_each_unit() -> None:
+    """A force moves a unit by f / e″ in a step; BPTT knows nothing of that division."""
+    network = made([6, 5, 4, 3], "tanh", None)
+    kind = model_kind(network)
+    assert kind.said == "exact, F = ∂Φ/∂s, in a metric of its own, layers updated in turn"
+    assert "in parameters" in kind.expected(2)
+    x, y = torch.rand(4, 6).double(), torch.rand(4, 3).double()
+    ep = ep_process(network, x, y, free_steps=200, nudged_steps=100, beta=1e-6)
+    bptt = bptt_process(network, x, y, free_steps=200, nudged_steps=100)
+    for name, total in ep.total.items():
+        torch.testing.assert_close(total, -bptt.total[name], rtol=1e-4, atol=1e-7)
+    rest = [layer.clone().requires_grad_() for layer in ep.free.state]
+    slopes = torch.autograd.grad(network.energy(x, tuple(rest)).sum(), rest, create_graph=True)
+    for layer, slope, moved, back in zip(rest, slopes, ep.states, bptt.states, strict=True):
+        (bent,) = torch.autograd.grad(slope.sum(), layer, retain_graph=True)
+        torch.testing.assert_close(bent * moved.sum(0), -back.sum(0), rtol=1e-4, atol=1e-7)

@@ -10,7 +10,7 @@ approximate      σ(∂Φ/∂s), the gradient of no Φ               levels off:
 the same, the    σ(∂Φ/∂s − β ∂ℓ/∂s)                           of parameters falls likewise; states
 nudge inside                                                  are off by σ′
 exact, in a      M⁻¹ ∂Φ/∂s: units with gains, ways down       of parameters falls likewise; states
-metric M         that are scaled                              are off by a factor each
+metric M         that are scaled, Newton's steps              are off by a factor each
 vector field     comes from no Φ                              levels off, as far as the Jacobian of
                                                               F is not symmetric
 ===============  ===========================================  =====================================
@@ -44,6 +44,7 @@ from eqprop.hardware.noise import Noisy
 from eqprop.networks.connections.feedback import Feedback
 from eqprop.networks.connections.untied import Untied
 from eqprop.networks.layered import LayeredNetwork
+from eqprop.networks.real_time import RealTimeNetwork
 
 __all__ = ["ModelKind", "beta_power", "model_kind"]
 
@@ -179,6 +180,8 @@ def _has_metric(model: ConvergentModel) -> bool:
     scaled = isinstance(model, LayeredNetwork) and any(
         isinstance(c, Feedback) and c.scale != 1 for c in model.chain
     )
+    # Every unit has a time step of its own.
+    scaled |= isinstance(model, RealTimeNetwork) and model.updates == "newton"
     return scaled or (isinstance(model, Mismatched) and model.gain_spread > 0)
 
 
