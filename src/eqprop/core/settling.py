@@ -5,10 +5,10 @@ A sample *rests* when no unit of it moved by more than the tolerance in one tran
     max_i |s_{t+1,i} − s_{t,i}| ≤ tolerance · ε
 
 with ε the time step, 1 in discrete time and by Newton's steps: in real time it is the velocity that
-must be small, whatever the step it is followed with. The result of a sample is its state at the first check at
-which it rests, whatever the others do: alone or in any company it is the same but for rounding.
-Samples that rest leave the mini-batch once enough of them do for the smaller products to pay for
-the copying; until then they are only remembered.
+must be small, whatever the step it is followed with. The result of a sample is its state at the
+first check at which it rests, whatever the others do: alone or in any company it is the same but
+for rounding. Samples that rest leave the mini-batch once enough of them do for the smaller products
+to pay for the copying; until then they are only remembered.
 
 Close to a steady state movement shrinks in proportion, by a factor λ < 1 a step, so that the
 distance left is about tolerance · λ / (1 − λ).
