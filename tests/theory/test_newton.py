@@ -14,6 +14,7 @@ from eqprop.analysis.processes import bptt_process, ep_process
 from eqprop.core.activations import Activation, as_activation
 from eqprop.core.models import State
 from eqprop.core.phases import relax
+from eqprop.estimators.homeostasis import asymmetry
 from eqprop.networks.real_time import RealTimeNetwork, RealTimeUpdates
 from zoo import RHOS, chains, softened
 
@@ -39,7 +40,7 @@ def made(sizes: list[int], rho: Any, clip: tuple[float, float] | None, **others:
 def newtons(network: RealTimeNetwork, x: Tensor, state: State, force: Tensor | None) -> State:
     """The layers of even number, then the others, each to the minimum of its cubic bound."""
     layers = list(state)
-    sharpest = network.rho.sharpest()
+    sharpest = network.rho.sharpest(*(network.clip or (-10, 10)))
     for first in (1, 0):
         moved = list(layers)
         for layer in range(first, len(layers), 2):
@@ -106,7 +107,7 @@ def test_the_second_derivative_of_an_activation_is_the_slope_of_its_derivative(r
 
 @pytest.mark.parametrize("rho", RHOS, ids=lambda rho: getattr(rho, "__name__", rho))
 def test_how_sharply_an_activation_bends_is_measured(rho: Any) -> None:
-    assert as_activation(rho).sharpest() == pytest.approx(SHARPEST[rho], rel=1e-5)
+    assert as_activation(rho).sharpest(-10, 10) == pytest.approx(SHARPEST[rho], rel=1e-5)
 
 
 @given(
@@ -261,3 +262,69 @@ def test_theorem_1_holds_for_totals_and_for_states_but_for_the_time_step_of_each
     for layer, slope, moved, back in zip(rest, slopes, ep.states, bptt.states, strict=True):
         (bent,) = torch.autograd.grad(slope.sum(), layer, retain_graph=True)
         torch.testing.assert_close(bent * moved.sum(0), -back.sum(0), rtol=1e-4, atol=1e-7)
+
+
+def test_a_rho_is_looked_at_where_the_clip_lets_states_be() -> None:
+    """log(1 + s) has a pole at −1."""
+    network = made([6, 8, 3], torch.log1p, (0.0, 1.0))
+    x = torch.rand(4, 6).double()
+    euler = RealTimeNetwork(list(network.chain), torch.log1p, clip=(0.0, 1.0)).double()
+    found, wanted = (relax(of, x, 500, tolerance=1e-12).state for of in (network, euler))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    with pytest.raises(
+        ValueError, match=r"rho: expected a third derivative that is bounded.*log1p"
+    ):
+        made([6, 8, 3], torch.log1p, None)
+
+
+def test_a_network_is_made_for_newton_s_steps_and_stays_so() -> None:
+    network = made([3, 2], "tanh", None)
+    with pytest.raises(ValueError, match=r"updates: expected newton, as the network was made"):
+        network.updates = "alternating"
+    network.updates = "newton"
+    other = RealTimeNetwork(eqprop.dense(3, 2), updates="synchronous")
+    other.updates = "alternating"
+    assert other.in_turn
+    for wrong in ("newton", "random"):
+        with pytest.raises(ValueError, match=r"expected one of synchronous, alternating, as"):
+            other.updates = wrong
+    with pytest.raises(ValueError, match="epsilon"):
+        RealTimeNetwork(eqprop.dense(3, 2), epsilon=-3.0, updates="newton")
+
+
+@pytest.mark.parametrize("name", ["gain_spread", "offset_spread", "homeostasis"])
+def test_what_presumes_one_time_step_for_all_units_is_refused(name: str) -> None:
+    with pytest.raises(eqprop.ConfigurationError, match=rf"{name} = 0.1: expected 0 with updates"):
+        eqprop.Experiment(network="real-time", updates="newton").override({name: 0.1})
+    with pytest.raises(ValueError, match="network: expected synchronous or alternating"):
+        eqprop.mismatched(made([3, 2], "tanh", None), 0.1)
+    network, x = made([3, 2], "tanh", None), torch.rand(2, 3).double()
+    with pytest.raises(ValueError, match="model: expected one time step for all units"):
+        asymmetry(network, x, relax(network, x, 9).state)
+
+
+def test_the_gradient_through_a_step_is_finite_where_a_unit_has_no_curvature() -> None:
+    """With ρ = s + s²/2 and the current 1 the energy is straight: e″ = 1 − 1."""
+    rho = Activation("bowl", lambda s: s + s * s / 2, lambda s, _: 1 + s)
+    network = made([1, 1], rho, None)
+    s, current = torch.zeros(1, 1).double(), torch.ones(1, 1).double()
+    s.requires_grad_()
+    current.requires_grad_()
+    moved = network.move_in_turn(0, s, network.rho(s), current, None)
+    found = torch.autograd.grad(moved.sum(), [s, current])
+    assert all(g.isfinite().all() for g in found)
+
+
+@pytest.mark.parametrize(("beta", "settles"), [(0.4, True), (0.8, False)])
+def test_the_nudge_must_bend_less_than_the_units(beta: float, settles: bool) -> None:
+    """One unit in the current 0.3, where e″ is about 0.55: the output contracts by β / e″."""
+    network = RealTimeNetwork(eqprop.dense(1, 1), updates="newton").double()
+    with torch.no_grad():
+        network.chain[0].get_parameter("weight").fill_(0)
+        network.chain[0].get_parameter("bias").fill_(0.3)
+    x, y = torch.zeros(1, 1).double(), torch.zeros(1, 1).double()
+    free = relax(network, x, 100).state
+    nudge = eqprop.Nudge(eqprop.SquaredError(), y, beta)
+    nudged = eqprop.nudged_phase(network, x, 200, nudge, free)
+    assert bool(nudged.moved.max() < 1e-6) is settles

@@ -196,8 +196,8 @@ def require_finite(
 def _to_lower(phase: str) -> str:
     # A free phase knows of no nudge, and of no learning but that which lies behind.
     if phase == "free phase":
-        return "epsilon, or the learning rates of what it has learnt"
-    return "the learning rates, epsilon or beta"
+        return "the learning rates of what it has learnt, or epsilon where there is one"
+    return "the learning rates or beta, or epsilon where there is one"
 
 
 @torch.no_grad()

@@ -42,7 +42,15 @@ def asymmetry(
         state: where, (B, …) per layer: the free steady state.
         directions: how many ξ.
         generator: where they come from.
+
+    Raises:
+        ValueError: a network of Newton's steps.
     """
+    if getattr(model, "updates", "") == "newton":
+        raise ValueError(
+            "model: expected one time step for all units, got a network of Newton's steps, whose "
+            "Jacobian is not symmetric where its weights are; take alternating updates"
+        )
     torch.clear_autocast_cache()
     with torch.enable_grad():
         at = tuple(layer.detach().requires_grad_() for layer in state)

@@ -86,7 +86,7 @@ def described_network(network: LayeredNetwork, cost: Cost, arrays: Arrays) -> di
         "rho": _rho(rho),
         # What Newton's steps, which have none, can be compared with: the published time step.
         "epsilon": 0.2 if network.updates == "newton" else network.epsilon,
-        "sharpest": network.rho.sharpest() if real_time else 0.0,
+        "sharpest": network.sharpest() if real_time else 0.0,
         "clip": network.clip,
         "nudge": network.nudge_place,
         "updates": network.updates,

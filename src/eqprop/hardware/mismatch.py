@@ -67,12 +67,18 @@ def mismatched(
         seed: of which gains and offsets. They are buffers, and so part of what is stored.
 
     Raises:
-        TypeError: no network. ValueError: γ or ω < 0 or not finite; a network that is so already.
+        TypeError: no network. ValueError: γ or ω < 0 or not finite; a network that is so already,
+            or that goes by Newton's steps.
     """
     for name, spread in (("gain", gain), ("offset", offset)):
         if not 0 <= require_number(name, spread) < math.inf:
             raise ValueError(f"{name}: expected a finite number >= 0, got {spread}")
     (seed,) = require_whole("seed", seed)
+    if getattr(network, "updates", "") == "newton":
+        raise ValueError(
+            "network: expected synchronous or alternating updates, got Newton's steps, which go by "
+            "the energy of units that are all alike"
+        )
     found = wrapped(network, Mismatched)
     found.gain_spread, found.offset_spread = float(gain), float(offset)
     like = next((p for p in found.parameters() if p.is_floating_point()), torch.empty(0))

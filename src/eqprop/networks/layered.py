@@ -155,7 +155,7 @@ class LayeredNetwork(ConvergentModel):
             # Parameters come in the order of the layers, input side first.
             self._modules["readout"] = self._modules.pop("readout")
         self.graph = graph
-        self.updates = updates
+        self._updates = updates
         self._see(tuple(chain))
 
     @property
@@ -218,6 +218,28 @@ class LayeredNetwork(ConvergentModel):
             if lower < 0:
                 shapes.setdefault(lower, connection.lower_shape)
         return tuple(shapes[lower] for lower in sorted(shapes, reverse=True))
+
+    @property
+    def updates(self) -> str:
+        """Which layers a step updates at once.
+
+        Raises:
+            ValueError: set to what the kind does not have, or from or to Newton's steps, for which
+                a network is made.
+        """
+        return self._updates
+
+    @updates.setter
+    def updates(self, updates: str) -> None:
+        if updates not in self.known_updates or "newton" in {updates, self._updates}:
+            known = [one for one in self.known_updates if one != "newton"]
+            expected = "newton" if self._updates == "newton" else f"one of {', '.join(known)}"
+            if updates != self._updates:
+                raise ValueError(
+                    f"updates: expected {expected}, as the network was made, got {updates!r}; make "
+                    "a new one of the same connections"
+                )
+        self._updates = updates
 
     @property
     def in_turn(self) -> bool:

@@ -20,6 +20,9 @@ rest too. With max-pooling that is so as long as ρ ≥ 0, as the coupling is co
 above what the step takes it for. A layer connected with itself moves all its units by what the
 others were, and has no such promise.
 
+A nudge is not held: it bends by β ∂²ℓ/∂s², with the squared error by β, and where that is more than
+e″ the output goes to and fro. So β stays below the least e″, 0.5 with the scaled sigmoid.
+
 Of complex states, those of holomorphic EP, the step is Newton's own, which is holomorphic.
 
 Source: Nesterov and Polyak, https://doi.org/10.1007/s10107-006-0706-8.
@@ -32,7 +35,6 @@ from torch import Tensor, nn
 
 from eqprop.core.activations import Rho, as_activation
 from eqprop.core.models import State, half_square_norm
-from eqprop.core.sizes import require_number
 from eqprop.networks.graph import Edges
 from eqprop.networks.jacobian import LayeredJacobian
 from eqprop.networks.layered import LayeredNetwork
@@ -44,6 +46,12 @@ RealTimeUpdates = Literal["synchronous", "alternating", "newton"]
 
 _LEAST_CURVATURE = 0.01
 """Of a unit on the top of its energy, where it is 0: a shorter step lowers the energy too."""
+
+_FAR = (-10.0, 10.0)
+"""Where the states of a network without a clip are looked for."""
+
+_SHARPEST = 1e6
+"""Beyond it no unit would move."""
 
 
 @final
@@ -86,14 +94,7 @@ class RealTimeNetwork(LayeredNetwork):
         updates: RealTimeUpdates = "synchronous",
         readout: nn.Module | None = None,
     ) -> None:
-        require_number("epsilon", epsilon)
-        super().__init__(
-            connections,
-            updates=updates,
-            epsilon=1.0 if updates == "newton" else epsilon,
-            clip=clip,
-            readout=readout,
-        )
+        super().__init__(connections, updates=updates, epsilon=epsilon, clip=clip, readout=readout)
         self.rho = as_activation(rho)
         origin = torch.zeros(2, 2)
         try:
@@ -116,14 +117,31 @@ class RealTimeNetwork(LayeredNetwork):
                 'rho="hard-sigmoid", or an Activation whose derivative counts the end in'
             )
         if self.updates == "newton":
-            try:
-                self._sharpest = self.rho.sharpest()
-            except (RuntimeError, TypeError) as error:
-                raise ValueError(
-                    f"rho: expected a second derivative, which Newton's steps ask for, got that of "
-                    f"{self.rho.name} ({error}); give an Activation its bend, or take "
-                    "alternating updates"
-                ) from error
+            self.epsilon = 1.0
+            self._sharpest = self.sharpest()
+
+    def sharpest(self) -> float:
+        """M, the largest |ρ‴| where states can be: within the clip, without one from −10 to 10.
+
+        Raises:
+            ValueError: there is none, or no ρ″ that autograd can find.
+        """
+        low, high = _FAR if self.clip is None else self.clip
+        try:
+            found = self.rho.sharpest(low, high)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"rho: expected a second derivative, which Newton's steps ask for, got that of "
+                f"{self.rho.name} ({error}); give an Activation its bend, or take alternating "
+                "updates"
+            ) from error
+        if not found < _SHARPEST:
+            raise ValueError(
+                f"rho: expected a third derivative that is bounded from {low:g} to {high:g}, as "
+                f"Newton's steps ask for, got {self.rho.name}, where it comes to {found:.1e}; "
+                "clip the states to where it is, or take alternating updates"
+            )
+        return found
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -164,6 +182,8 @@ class RealTimeNetwork(LayeredNetwork):
         if not s.is_complex():
             down = own if force is None else own + force
             reach = (current * down).abs_().mul_(2 * self._sharpest).addcmul_(bent, bent)
+            # √ has no slope at 0, which autograd would multiply by 0.
+            reach = reach.clamp_(min=_LEAST_CURVATURE**2)
             bent = (bent + reach.sqrt_()).mul_(0.5).clamp_(min=_LEAST_CURVATURE)
         field = torch.addcdiv(s, own, bent)
         return self.move(layer, s, field, None if force is None else force / bent)

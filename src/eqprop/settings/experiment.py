@@ -403,6 +403,12 @@ class Experiment(Settings):
             "alternating in a prototypical network, whose units go to the minimum of their energy "
             "without Newton's method",
         )
+        for name in ("gain_spread", "offset_spread", "homeostasis"):
+            self.require(
+                name,
+                self.updates != "newton" or not getattr(self, name),
+                "0 with updates = newton, which has a time step for every unit; alternating goes",
+            )
         self.require(
             "momentum",
             not self.momentum or self.optimizer == "sgd",
