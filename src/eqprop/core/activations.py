@@ -85,7 +85,7 @@ class Activation:
 
     @torch.no_grad()
     def sharpest(self, low: float, high: float) -> float:
-        """The largest |ρ‴| between two states, by differences of ρ″ at 20 000 places.
+        """The largest ``|ρ‴|`` between two states, by differences of ρ″ at 20 000 places.
 
         Raises:
             TypeError: as for :meth:`times_second`.

@@ -9,7 +9,7 @@ Euler's step −ε e′ is as fast as its slowest unit: with the scaled sigmoid,
 0.5 and 4, so that units close to 1 go to and fro with ε near 0.5 while others still creep. Layers
 that move in turn can take Newton's step −e′/e″, by each unit's own curvature. Alone it may lead too
 far, where e soon bends otherwise; so the step goes to the minimum of a cubic that lies above e,
-with M = sup |ρ‴|::
+with M = sup ``|ρ‴|``::
 
     e(s + Δ) ≤ e + e′ Δ + ½ e″ Δ² + ⅙ M |c| |Δ|³
     s ← clip(s − 2 e′ / (e″ + √(e″² + 2 M |c| |e′|)))
@@ -121,7 +121,7 @@ class RealTimeNetwork(LayeredNetwork):
             self._sharpest = self.sharpest()
 
     def sharpest(self) -> float:
-        """M, the largest |ρ‴| where states can be: within the clip, without one from −10 to 10.
+        """M, the largest ``|ρ‴|`` where states can be: within the clip, without one from −10 to 10.
 
         Raises:
             ValueError: there is none, or no ρ″ that autograd can find.
