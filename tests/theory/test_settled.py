@@ -195,6 +195,9 @@ def test_only_what_applies_is_advised() -> None:
     assert "(to 0.005 in a step)" in said
     # What goes to and fro in real time overshoots: downhill in small enough steps nothing does.
     assert settling_warning(in_real_time, CYCLING).endswith(" or an --epsilon below 0.5")
+    # Units that differ do not go by Newton's steps.
+    said = settling_warning(in_real_time.override({"gain_spread": 0.1}), UNREST)
+    assert "; try --updates alternating, " in said
     # Newton's steps have none.
     said = settling_warning(in_real_time.override({"updates": "newton"}), UNREST)
     assert said.endswith("; try smaller learning rates or --free-steps beyond 20")

@@ -231,14 +231,13 @@ class LayeredNetwork(ConvergentModel):
 
     @updates.setter
     def updates(self, updates: str) -> None:
-        if updates not in self.known_updates or "newton" in {updates, self._updates}:
-            known = [one for one in self.known_updates if one != "newton"]
-            expected = "newton" if self._updates == "newton" else f"one of {', '.join(known)}"
-            if updates != self._updates:
-                raise ValueError(
-                    f"updates: expected {expected}, as the network was made, got {updates!r}; make "
-                    "a new one of the same connections"
-                )
+        made = self._updates == "newton"
+        possible = [one for one in self.known_updates if (one == "newton") is made]
+        if updates not in possible:
+            raise ValueError(
+                f"updates: expected {'' if made else 'one of '}{', '.join(possible)}, as the "
+                f"network was made, got {updates!r}; make a new one of the same connections"
+            )
         self._updates = updates
 
     @property

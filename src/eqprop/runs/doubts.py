@@ -71,9 +71,10 @@ def settling_warning(experiment: Experiment, metrics: Metrics) -> str:
     if not doubts:
         return ""
     cycling, unrest = metrics.test_cycling or 0.0, metrics.test_restless or 0.0
-    in_real_time = experiment.network == "real-time"
     # Newton's steps have a time step of their own, for every unit.
-    with_epsilon = in_real_time and experiment.updates != "newton"
+    with_epsilon = experiment.network == "real-time" and experiment.updates != "newton"
+    # They are refused with these.
+    uneven = experiment.gain_spread or experiment.offset_spread or experiment.homeostasis
     said = []
     if "restless" in doubts:
         tolerance = AT_REST if experiment.tolerance is None else experiment.tolerance
@@ -92,7 +93,7 @@ def settling_warning(experiment: Experiment, metrics: Metrics) -> str:
             f"{cycling:.1f} % of the test samples go to and fro between two states (two-cycles)"
         )
     remedies = ["smaller learning rates"]
-    if with_epsilon:
+    if with_epsilon and not uneven:
         remedies.insert(0, "--updates newton")
     elif experiment.updates == "synchronous":
         remedies.insert(0, "--updates alternating")
